@@ -1,0 +1,114 @@
+"""The layout of an entity's record in the online store: one string of ring buffers, one ring for each hop.
+
+    offset 0            newest event time applied, int64 µs (0: none)
+    then, per ring      n_slots slots, hop ascending
+    slot                tile end, int64 µs (0: never written), then the columns of the ring's accumulators, 8 bytes each
+
+All numbers are little-endian. Tile `[start, start + hop)` lives in slot `start / hop mod n_slots` of its ring, so
+writing a tile overwrites the one that has left the window and nothing needs pruning. The end is stored instead of
+the start, because zeros, with which Redis pads a string, must read as an empty slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamfti.compute.accumulators import Accumulator
+from streamfti.compute.aggregators import aggregator
+from streamfti.definitions.groups import Feature, FeatureGroup
+
+__all__ = ["HEADER_BYTES", "NEWEST", "TILE_END", "RecordLayout", "Ring"]
+
+NEWEST = "newest_event_time_us"
+TILE_END = "tile_end_us"
+HEADER_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The tiles of one hop.
+
+    Attributes:
+        hop_us: length of a tile.
+        n_slots: how many tiles it keeps.
+        accumulators: what a tile holds, by name, in stored order.
+        offset_bytes: where it begins in the record.
+    """
+
+    hop_us: int
+    n_slots: int
+    accumulators: Mapping[str, Accumulator]
+    offset_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The ring's field in the record's dtype."""
+        return f"ring_{self.hop_us}"
+
+    @property
+    def slot_dtype(self) -> np.dtype[Any]:
+        """The structured type of one slot."""
+        columns = [(name, dtype) for a in self.accumulators.values() for name, dtype in a.columns.items()]
+        return np.dtype([(TILE_END, np.dtype("<i8")), *columns])
+
+    @property
+    def slot_bytes(self) -> int:
+        """The size of one slot."""
+        return self.slot_dtype.itemsize
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of the ring."""
+        return self.n_slots * self.slot_bytes
+
+    @property
+    def span_us(self) -> int:
+        """How much event time the ring covers: an event older than the newest tile by that much is too late."""
+        return self.n_slots * self.hop_us
+
+
+@dataclass(frozen=True)
+class RecordLayout:
+    """Where everything of an entity's record stands. Derived from the group, never configured."""
+
+    rings: tuple[Ring, ...]
+    dtype: np.dtype[Any]
+    """The structured type of a whole record: the header, then an array of slots for each ring."""
+
+    @classmethod
+    def of(cls, group: FeatureGroup) -> RecordLayout:
+        """Build the layout of a group's records."""
+        rings = tuple(_rings(group.features, group.source.max_future_skew_us))
+        dtype = np.dtype([(NEWEST, "<i8"), *((r.name, r.slot_dtype, (r.n_slots,)) for r in rings)])
+        return cls(rings, dtype)
+
+    @property
+    def record_bytes(self) -> int:
+        """The size of a record whose rings are all in use: the most that an entity takes in the store."""
+        return self.dtype.itemsize
+
+    def ring_of(self, feature: Feature) -> Ring:
+        """Return the ring that a feature's window is read from."""
+        return next(r for r in self.rings if r.hop_us == feature.window.hop_us)
+
+
+def _rings(features: Iterable[Feature], max_future_skew_us: int) -> Iterable[Ring]:
+    by_hop: dict[int, list[Feature]] = {}
+    for feature in features:
+        by_hop.setdefault(feature.window.hop_us, []).append(feature)
+    offset_bytes = HEADER_BYTES
+    for hop_us, members in sorted(by_hop.items()):
+        longest_us = max(f.window.length_us for f in members)
+        accumulators = {a.name: a for f in members for a in aggregator(f.aggregation).accumulators}
+        ring = Ring(hop_us, _n_slots(longest_us, hop_us, max_future_skew_us), accumulators, offset_bytes)
+        offset_bytes += ring.n_bytes
+        yield ring
+
+
+def _n_slots(length_us: int, hop_us: int, max_future_skew_us: int) -> int:
+    """The tiles of a window, the open one, and those that events ahead of the clock may open."""
+    return length_us // hop_us + 1 + -(-max_future_skew_us // hop_us)

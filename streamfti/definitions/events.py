@@ -1,0 +1,237 @@
+"""Events: typed classes that say what one message of a topic holds.
+
+An event class is a schema; its instances are events for producers and tests. Pipelines move events in
+columnar batches and never make instances. No wire format lives here.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, dataclass_transform, get_args, get_origin
+
+from streamfti.clock import to_us
+from streamfti.definitions.dtypes import DType, ValueType
+from streamfti.errors import ContractError, DefinitionError, did_you_mean
+
+__all__ = ["Comparison", "Event", "EventSchema", "EventTime", "Field", "event_schema"]
+
+
+class _EventTimeMark:
+    """Marks the one field that says when the event happened."""
+
+
+EventTime = Annotated[datetime, _EventTimeMark]
+"""The type of the field that says when the event happened: an aware datetime, kept in UTC microseconds."""
+
+_DTYPES: dict[object, DType] = {
+    str: DType.STRING,
+    int: DType.INT64,
+    float: DType.FLOAT64,
+    bool: DType.BOOL,
+    datetime: DType.DATETIME,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A condition on one field, such as `Departure.delay_minutes >= 15`; null compares as null."""
+
+    field: Field
+    operator: typing.Literal["<", "<=", ">", ">=", "=="]
+    constant: bool | float | str
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A field of an event class, as `Transaction.amount` names it.
+
+    Comparing it with a constant builds a `Comparison`; two fields are the same when their names and owners
+    are, which `same_as` says, as `==` is taken.
+    """
+
+    event: str
+    name: str
+    type: ValueType
+
+    def same_as(self, other: Field) -> bool:
+        """Return whether both name the same field of the same event class."""
+        return (self.event, self.name) == (other.event, other.name)
+
+    def __ge__(self, constant: float) -> Comparison:
+        return Comparison(self, ">=", constant)
+
+    def __gt__(self, constant: float) -> Comparison:
+        return Comparison(self, ">", constant)
+
+    def __le__(self, constant: float) -> Comparison:
+        return Comparison(self, "<=", constant)
+
+    def __lt__(self, constant: float) -> Comparison:
+        return Comparison(self, "<", constant)
+
+    def __eq__(self, constant: object) -> Comparison:  # type: ignore[override]  # builds a condition, as in every expression language
+        if not isinstance(constant, bool | int | float | str):
+            msg = f"{self} can be compared with a constant, got {constant!r}"
+            raise DefinitionError(msg)
+        return Comparison(self, "==", constant)
+
+    def __hash__(self) -> int:
+        return hash((self.event, self.name))
+
+    def __str__(self) -> str:
+        return f"{self.event}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventSchema:
+    """The fields of an event class, in the order of the class body."""
+
+    name: str
+    fields: tuple[Field, ...]
+    event_time: str
+    """Name of the field that says when the event happened."""
+
+    def field(self, name: str) -> Field:
+        """Return the field of that name.
+
+        Raises:
+            DefinitionError: if there is none.
+        """
+        for field in self.fields:
+            if field.name == name:
+                return field
+        msg = f"event {self.name!r} has no field {name!r}"
+        raise DefinitionError(msg, hint=did_you_mean(name, [f.name for f in self.fields]))
+
+
+def _value_type(event: str, name: str, annotation: object) -> tuple[ValueType, bool]:
+    """Read one annotation; the flag says whether it is the event time."""
+    nullable = False
+    if get_origin(annotation) in {typing.Union, types.UnionType}:
+        members = [m for m in get_args(annotation) if m is not type(None)]
+        nullable = len(members) < len(get_args(annotation))
+        annotation = members[0] if len(members) == 1 else annotation
+    is_event_time = False
+    if get_origin(annotation) is Annotated:
+        annotation, *marks = get_args(annotation)
+        is_event_time = _EventTimeMark in marks
+    dtype = _DTYPES.get(annotation)
+    if dtype is None:
+        msg = f"field {event}.{name} must be str, int, float, bool, datetime, EventTime or one of them | None, got {annotation!r}"
+        raise DefinitionError(msg, hint="for money, an int of the smallest unit (cents) sums exactly")
+    if is_event_time and nullable:
+        msg = f"field {event}.{name} is the event time and cannot be None"
+        raise DefinitionError(msg)
+    return ValueType(dtype, nullable), is_event_time
+
+
+def _build_schema(cls: type) -> EventSchema:
+    fields: list[Field] = []
+    event_times: list[str] = []
+    for name, annotation in typing.get_type_hints(cls, include_extras=True).items():
+        if get_origin(annotation) is ClassVar:
+            continue
+        if name.startswith("_"):
+            msg = f"field {cls.__name__}.{name} must not start with '_': such names are for the log's own columns"
+            raise DefinitionError(msg)
+        value_type, is_event_time = _value_type(cls.__name__, name, annotation)
+        fields.append(Field(cls.__name__, name, value_type))
+        if is_event_time:
+            event_times.append(name)
+    if len(event_times) != 1:
+        msg = f"event {cls.__name__!r} must have exactly one field of type EventTime, got {len(event_times)}"
+        raise DefinitionError(msg, hint="add a line such as `at: fti.EventTime`")
+    return EventSchema(cls.__name__, tuple(fields), event_times[0])
+
+
+class _EventMeta(type):
+    """Makes `Transaction.amount` a `Field`: fields have no class attribute, so the look-up ends here."""
+
+    def __getattr__(cls, name: str) -> Any:  # noqa: ANN401  # typed by the annotation of the field for the reader's checker
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return event_schema(typing.cast("type[Event]", cls)).field(name)
+        except DefinitionError as exc:
+            raise AttributeError(str(exc)) from exc
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Event(metaclass=_EventMeta):
+    """Base of event classes. Subclass it with annotated fields, one of them of type `EventTime`.
+
+    On the class, a field's name gives its `Field`; on an instance, its value.
+
+    Raises:
+        ContractError: when an instance is made with a missing, unknown, mistyped or non-finite value.
+    """
+
+    _schema: ClassVar[EventSchema | None] = None
+
+    def __init__(self, **values: object) -> None:
+        schema = event_schema(type(self))
+        unknown = values.keys() - {f.name for f in schema.fields}
+        if unknown:
+            name = min(unknown)
+            msg = f"event {schema.name!r} has no field {name!r}"
+            raise ContractError(msg, hint=did_you_mean(name, [f.name for f in schema.fields]))
+        for field in schema.fields:
+            object.__setattr__(self, field.name, _checked(field, values.get(field.name)))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        msg = f"an event is a fact: {type(self).__name__}.{name} cannot be changed"
+        raise AttributeError(msg)
+
+    def values(self) -> dict[str, Any]:
+        """Return the field values by name, in the order of the schema."""
+        return {f.name: getattr(self, f.name) for f in event_schema(type(self)).fields}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and type(self) is type(other) and self.values() == other.values()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.values().values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.values().items())})"
+
+
+def _checked(field: Field, value: object) -> object:
+    if value is None:
+        if field.type.nullable:
+            return None
+        msg = f"{field} must be {field.type}, got nothing"
+        raise ContractError(msg)
+    wanted = field.type.dtype.python
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted and not (wanted is datetime and isinstance(value, datetime)):
+        msg = f"{field} must be {field.type}, got {value!r}"
+        raise ContractError(msg)
+    if isinstance(value, float) and not math.isfinite(value):
+        msg = f"{field} must be finite, got {value!r}"
+        raise ContractError(msg)
+    if isinstance(value, datetime):
+        try:
+            to_us(value)
+        except ValueError as exc:
+            msg = f"{field}: {exc}"
+            raise ContractError(msg) from exc
+    return value
+
+
+def event_schema(cls: type[Event]) -> EventSchema:
+    """Return the schema of an event class; built at the first call, so that forward references resolve.
+
+    Raises:
+        DefinitionError: if a field has a type that events cannot carry, or there is not one event time.
+    """
+    schema: EventSchema | None = cls.__dict__.get("_schema")
+    if schema is None:
+        schema = _build_schema(cls)
+        type.__setattr__(cls, "_schema", schema)
+    return schema

@@ -1,0 +1,160 @@
+"""Feature groups: the features of one entity from one source, kept together and versioned together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamfti.definitions.aggregations import Aggregation, WindowedAggregation
+from streamfti.definitions.dtypes import DType
+from streamfti.definitions.durations import DAY_US, Duration, duration_us
+from streamfti.definitions.events import Field
+from streamfti.definitions.sources import KafkaSource
+from streamfti.definitions.windows import Window
+from streamfti.errors import DefinitionError, did_you_mean
+
+__all__ = ["Feature", "FeatureGroup", "feature_group"]
+
+_KEY_TYPES = {DType.STRING, DType.INT64, DType.BOOL}
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One windowed value of an entity. Its name is unique within its group."""
+
+    group: str
+    name: str
+    aggregation: Aggregation
+    window: Window
+    default: float | None
+
+    @property
+    def dtype(self) -> DType:
+        """The type of its values."""
+        return self.aggregation.dtype
+
+    @property
+    def qualified_name(self) -> str:
+        """`<group>.<name>`: unique in a catalog, and the column's name in training sets and requests' answers."""
+        return f"{self.group}.{self.name}"
+
+
+@dataclass(frozen=True)
+class FeatureGroup:
+    """Features of one entity from one source. Build it with the decorator `feature_group`.
+
+    A feature is an attribute: `CardSpend.spend_24h`.
+    """
+
+    name: str
+    version: int
+    source: KafkaSource
+    entity: tuple[str, ...]
+    """The fields of the event that together are the entity key; order matters."""
+    features: tuple[Feature, ...]
+    retention_us: int
+    """How long an idle entity's record stays in the online store."""
+    doc: str = ""
+
+    def __post_init__(self) -> None:
+        if self.version < 1:
+            msg = f"feature group {self.name!r} must have a version from 1 up, got {self.version!r}"
+            raise DefinitionError(msg)
+        if not self.features:
+            msg = f"feature group {self.name!r} must have at least one feature, got none"
+            raise DefinitionError(msg, hint="add a line such as `payments = fti.count().over('1h')`")
+        for key_field in self.entity_fields:
+            if key_field.type.dtype not in _KEY_TYPES:
+                msg = f"entity key {key_field} must be str, int or bool, got {key_field.type}"
+                raise DefinitionError(msg)
+        for feature in self.features:
+            self._check_field(feature)
+        self._check_names()
+
+    def _check_field(self, feature: Feature) -> None:
+        field = feature.aggregation.field
+        if field is not None and not field.same_as(self.source.schema.field(field.name)):
+            msg = f"feature {feature.qualified_name!r} must use a field of {self.source.schema.name}, got {field}"
+            raise DefinitionError(msg)
+
+    def _check_names(self) -> None:
+        names = [f.name for f in self.features]
+        for name in names:
+            if names.count(name) > 1:
+                msg = f"feature group {self.name!r} must not have two features named {name!r}"
+                raise DefinitionError(msg)
+
+    @property
+    def entity_fields(self) -> tuple[Field, ...]:
+        """The fields of the entity key, in order. A nullable one skips the events in which it is null."""
+        return tuple(self.source.schema.field(name) for name in self.entity)
+
+    def feature(self, name: str) -> Feature:
+        """Return the feature of that name.
+
+        Raises:
+            DefinitionError: if there is none.
+        """
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        msg = f"feature group {self.name!r} has no feature {name!r}"
+        raise DefinitionError(msg, hint=did_you_mean(name, [f.name for f in self.features]))
+
+    def __getattr__(self, name: str) -> Feature:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self.feature(name)
+        except DefinitionError as exc:
+            raise AttributeError(str(exc)) from exc
+
+
+def feature_group(
+    *,
+    source: KafkaSource,
+    entity: str | tuple[str, ...],
+    version: int = 1,
+    retention: Duration | None = None,
+) -> Callable[[type], FeatureGroup]:
+    """Turn a class whose attributes are windowed aggregations into a `FeatureGroup`.
+
+    Args:
+        source: where the events come from.
+        entity: the field, or the tuple of fields, that identifies the entity. An event in which one of them is
+            null belongs to no entity of this group and is passed over by it.
+        version: raise it when a change gives stored values another meaning.
+        retention: how long an idle entity's record stays in the online store; by default twice the longest
+            window and a day, so that a pipeline that is behind does not find its tiles expired.
+
+    Raises:
+        DefinitionError: if the group is impossible; the message names the feature and what it must be.
+    """
+
+    def build(cls: type) -> FeatureGroup:
+        features = tuple(_features(cls))
+        longest_us = max((f.window.length_us for f in features), default=0)
+        subject = f"retention of feature group {cls.__name__!r}"
+        retention_us = 2 * longest_us + DAY_US if retention is None else duration_us(retention, subject=subject)
+        if retention_us < longest_us:
+            msg = f"{subject} must be at least its longest window, got {retention!r}"
+            raise DefinitionError(msg)
+        keys = (entity,) if isinstance(entity, str) else entity
+        return FeatureGroup(cls.__name__, version, source, keys, features, retention_us, (cls.__doc__ or "").strip())
+
+    return build
+
+
+def _features(cls: type) -> list[Feature]:
+    found: list[Feature] = []
+    for name, value in vars(cls).items():
+        if name.startswith("__"):
+            continue
+        if not isinstance(value, WindowedAggregation):
+            msg = f"{cls.__name__}.{name} must be an aggregation over windows, got {value!r}"
+            raise DefinitionError(msg, hint="did you forget .over('1h')?")
+        found += [
+            Feature(cls.__name__, f"{name}_{window.label}", value.aggregation, window, value.default)
+            for window in value.windows
+        ]
+    return found

@@ -1,0 +1,219 @@
+"""From messages to an event frame: Avro, columnar first, one by one where that fails.
+
+Nothing is dropped and nothing is thrown for bad data: a message that is no valid event becomes a dead letter with
+its reason. What a valid event is: a framed Avro body whose writer's schema has every field of the event class with
+its type, finite numbers, and an event time from 1970 on and not too far ahead of the broker's.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import fastavro
+import fastavro.schema
+import polars as pl
+
+from streamfti.definitions.dtypes import DType
+from streamfti.definitions.events import EventSchema, Field
+from streamfti.errors import ContractError
+from streamfti.feature_pipeline.avro_container import decode_container
+from streamfti.feature_pipeline.avro_schema import FRAME, MAGIC
+from streamfti.feature_pipeline.batches import DeadLetter, EventBatch, Message, MessageBatch
+from streamfti.stores.schemas.port import SchemaRegistry
+
+__all__ = ["EventDecoder"]
+
+_POLARS: dict[DType, pl.DataType] = {
+    DType.STRING: pl.String(),
+    DType.INT64: pl.Int64(),
+    DType.FLOAT64: pl.Float64(),
+    DType.BOOL: pl.Boolean(),
+    DType.DATETIME: pl.Datetime("us", "UTC"),
+}
+_ROW = "_row"
+_META: dict[str, pl.DataType] = {
+    "_partition": pl.Int32(),
+    "_offset": pl.Int64(),
+    "_ingest_time_us": pl.Int64(),
+    "_schema_id": pl.Int32(),
+}
+
+
+class EventDecoder:
+    """Decodes message batches. Keeps parsed writers' schemas by id; everything else is pure."""
+
+    def __init__(self, registry: SchemaRegistry) -> None:
+        self._registry = registry
+        self._schemas: dict[int, Mapping[str, Any]] = {}
+
+    def decode(self, batch: MessageBatch) -> EventBatch:
+        """Return the valid events of a batch, in the order of the messages, and a dead letter for each other one."""
+        schema = batch.source.schema
+        dead: list[DeadLetter] = []
+        frames = [_empty_frame(schema)]
+        for schema_id, messages in _by_schema(batch.messages, dead).items():
+            frames += self._decode_schema(schema, schema_id, messages, dead)
+        frame = pl.concat(frames)
+        valid = _validated(frame, batch, dead)
+        return EventBatch(batch.source, valid, dead, batch.next_offsets)
+
+    def _decode_schema(
+        self, schema: EventSchema, schema_id: int, messages: Sequence[Message], dead: list[DeadLetter]
+    ) -> list[pl.DataFrame]:
+        """Decode the messages of one writer's schema."""
+        try:
+            writer = self._writer_schema(schema, schema_id)
+        except ContractError as exc:
+            dead += [DeadLetter(m, "schema", str(exc), schema_id) for m in messages]
+            return []
+        bodies = [m.value[FRAME.size :] for m in messages if m.value is not None]
+        decoded = decode_container(writer, bodies)
+        if decoded is None:
+            messages, decoded = _one_by_one(writer, schema, schema_id, messages, dead)
+        return [_event_frame(schema, schema_id, messages, decoded)] if messages else []
+
+    def _writer_schema(self, schema: EventSchema, schema_id: int) -> Mapping[str, Any]:
+        """Return a writer's schema once it has been found to hold every field of the event.
+
+        Raises:
+            ContractError: if it is not known, or a field is missing or of another type.
+        """
+        if schema_id not in self._schemas:
+            writer = self._registry.schema(schema_id)
+            _check_fields(schema, schema_id, writer)
+            self._schemas[schema_id] = writer
+        return self._schemas[schema_id]
+
+
+def _by_schema(messages: Iterable[Message], dead: list[DeadLetter]) -> dict[int, list[Message]]:
+    found: dict[int, list[Message]] = defaultdict(list)
+    for message in messages:
+        value = message.value
+        if value is None or len(value) < FRAME.size or value[0] != MAGIC:
+            came = "an empty message" if value is None else f"{len(value)} bytes beginning {value[:5].hex()!r}"
+            detail = f"a message must begin with a zero byte and a schema id, got {came}"
+            dead.append(DeadLetter(message, "malformed", detail, None))
+        else:
+            found[FRAME.unpack_from(value)[1]].append(message)
+    return found
+
+
+def _check_fields(schema: EventSchema, schema_id: int, writer: Mapping[str, Any]) -> None:
+    written = {f["name"]: f["type"] for f in writer.get("fields", [])}
+    for field in schema.fields:
+        if field.name not in written:
+            msg = f"writer's schema {schema_id} must have the field {field}, got {', '.join(written)}"
+            raise ContractError(msg)
+        if not _is_readable(written[field.name], field):
+            msg = f"field {field} must be {field.type}, got {written[field.name]!r} in writer's schema {schema_id}"
+            raise ContractError(msg)
+
+
+_AVRO_NAMES = {
+    DType.STRING: {"string"},
+    DType.INT64: {"long", "int"},
+    DType.FLOAT64: {"double"},
+    DType.BOOL: {"boolean"},
+    DType.DATETIME: {"timestamp-micros"},
+}
+
+
+def _is_readable(avro_type: Any, field: Field) -> bool:  # noqa: ANN401  # JSON
+    """Say whether a written type is read as the field's; null is judged by the values, not by the schema."""
+    members = avro_type if isinstance(avro_type, list) else [avro_type]
+    names = {m.get("logicalType", m.get("type")) if isinstance(m, dict) else m for m in members} - {"null"}
+    return bool(names) and names <= _AVRO_NAMES[field.type.dtype]
+
+
+def _one_by_one(
+    writer: Mapping[str, Any],
+    schema: EventSchema,
+    schema_id: int,
+    messages: Sequence[Message],
+    dead: list[DeadLetter],
+) -> tuple[list[Message], pl.DataFrame]:
+    """Decode with fastavro, the reference: finds which bodies are bad."""
+    parsed = fastavro.parse_schema(_without_logical_types(writer))
+    good: list[Message] = []
+    rows: list[dict[str, Any]] = []
+    for message in messages:
+        body = io.BytesIO((message.value or b"")[FRAME.size :])
+        try:
+            row: Any = fastavro.schemaless_reader(body, parsed, None)
+        except Exception as exc:  # noqa: BLE001  # hostile bytes raise anything; each becomes a dead letter
+            detail = f"the body must be Avro of schema {schema_id}, got {type(exc).__name__}: {exc}"
+            dead.append(DeadLetter(message, "malformed", detail, schema_id))
+            continue
+        left = len(body.read())
+        if left:
+            detail = f"the body must be Avro of schema {schema_id}, got {left} bytes after its end"
+            dead.append(DeadLetter(message, "malformed", detail, schema_id))
+            continue
+        good.append(message)
+        rows.append(row)
+    columns = {f.name: pl.Series(f.name, [r[f.name] for r in rows], _physical(f)) for f in schema.fields}
+    return good, pl.DataFrame(columns)
+
+
+def _physical(field: Field) -> pl.DataType:
+    return pl.Int64() if field.type.dtype is DType.DATETIME else _POLARS[field.type.dtype]
+
+
+def _without_logical_types(writer: Any) -> Any:  # noqa: ANN401  # JSON
+    """Times are read as plain microseconds: a datetime cannot hold every long."""
+    if isinstance(writer, dict):
+        return {k: _without_logical_types(v) for k, v in writer.items() if k != "logicalType"}
+    if isinstance(writer, list):
+        return [_without_logical_types(v) for v in writer]
+    return writer
+
+
+def _event_frame(
+    schema: EventSchema, schema_id: int, messages: Sequence[Message], decoded: pl.DataFrame
+) -> pl.DataFrame:
+    fields = [decoded[f.name].to_physical().cast(_physical(f)).cast(_POLARS[f.type.dtype]) for f in schema.fields]
+    partitions, offsets, ingest_times, _, _ = zip(*messages, strict=True)
+    meta = [partitions, offsets, ingest_times, [schema_id] * len(messages)]
+    columns = [pl.Series(n, v, t) for (n, t), v in zip(_META.items(), meta, strict=True)]
+    return pl.DataFrame([*fields, *columns])
+
+
+def _empty_frame(schema: EventSchema) -> pl.DataFrame:
+    return pl.DataFrame(schema={f.name: _POLARS[f.type.dtype] for f in schema.fields} | _META)
+
+
+def _validated(frame: pl.DataFrame, batch: MessageBatch, dead: list[DeadLetter]) -> pl.DataFrame:
+    """Keep the rows that break no rule; the first rule that a row breaks is its reason."""
+    rules = _rules(batch.source.schema, batch.source.max_future_skew_us)
+    reason = pl.coalesce([pl.when(broken).then(pl.lit(i)) for i, (broken, _, _) in enumerate(rules)])
+    judged = frame.with_columns(reason.alias("_reason"))
+    if judged["_reason"].null_count() == judged.height:
+        return frame
+    by_place = {(m.partition, m.offset): m for m in batch.messages}
+    for row in judged.filter(pl.col("_reason").is_not_null()).iter_rows(named=True):
+        _, word, detail = rules[row["_reason"]]
+        message = by_place[row["_partition"], row["_offset"]]
+        dead.append(DeadLetter(message, word, detail, row["_schema_id"]))
+    return frame.filter(judged["_reason"].is_null())
+
+
+def _rules(schema: EventSchema, max_future_skew_us: int) -> list[tuple[pl.Expr, str, str]]:
+    """Return what breaks the contract of an event: the condition, the word to count it under, the sentence."""
+    rules: list[tuple[pl.Expr, str, str]] = []
+    for field in schema.fields:
+        column = pl.col(field.name)
+        if not field.type.nullable:
+            rules.append((column.is_null(), "invalid", f"{field} must be {field.type}, got null"))
+        if field.type.dtype is DType.FLOAT64:
+            finite = column.is_finite().fill_null(True)  # noqa: FBT003  # a value, not a flag
+            rules.append((~finite, "invalid", f"{field} must be finite, got NaN or an infinity"))
+    time_us = pl.col(schema.event_time).to_physical()
+    ingest_us = pl.col("_ingest_time_us")
+    rules.append((time_us < 0, "invalid", f"the event time {schema.event_time!r} must be from 1970 on"))
+    ahead = (ingest_us >= 0) & (time_us > ingest_us + max_future_skew_us)
+    limit = f"{max_future_skew_us / 1e6:g} s"
+    rules.append((ahead, "future", f"the event time {schema.event_time!r} must be at most {limit} ahead of the broker"))
+    return rules

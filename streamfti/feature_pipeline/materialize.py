@@ -1,0 +1,183 @@
+"""Filling the online records of one group from the offline log: for a new group or version, or after a lost Redis.
+
+The same `GroupState` computes what is stored as on the stream, and progress is stored as there, so that the stream
+goes on behind the last event that the log held, without a gap and without an overlap.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from streamfti.clock import Clock
+from streamfti.compute.event_columns import aggregated_fields
+from streamfti.compute.layout import RecordLayout
+from streamfti.definitions.groups import FeatureGroup
+from streamfti.errors import ContractError, FencedWriter
+from streamfti.feature_pipeline.group_state import GroupChange, GroupState, progress_after
+from streamfti.stores.offline.commits import LogFile
+from streamfti.stores.offline.log import OfflineLog
+from streamfti.stores.offline.snapshot import LogSnapshot
+from streamfti.stores.online.keys import progress_key
+from streamfti.stores.online.progress import Progress
+from streamfti.stores.online.redis_store import OnlineWriter, delete_values, has_values, register_group
+
+__all__ = ["Materialized", "materialize"]
+
+_CHUNK_ROWS = 20_000  # as the largest batch of the stream: one transaction must not hold up readers
+_NOTHING = GroupChange((), {}, 0, 0, {}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """What was done.
+
+    Attributes:
+        events: the events of the log that were applied.
+        deleted_keys: what was deleted first.
+        positions: by partition, where the stream goes on.
+    """
+
+    events: int
+    deleted_keys: int
+    positions: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Events of one partition in the order of their offsets, and the offset after what they stand for."""
+
+    frame: pl.DataFrame
+    partition: int
+    next_offset: int
+
+
+def materialize(
+    group: FeatureGroup,
+    log: OfflineLog,
+    *,
+    redis_url: str,
+    clock: Clock,
+    force_rebuild: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Materialized:
+    """Fill the records of a group from what the log of its source holds now.
+
+    Commit order:
+
+    1. Pin a snapshot of the log, and write down what the group means.
+    2. See that nothing of the group is stored; with `force_rebuild`, delete it, its progress first.
+    3. For each chunk, in the order of partition and offset: write tiles and progress in one transaction.
+    4. Write the progress of the partitions whose log reaches further than its last event, to where it reaches.
+
+    A death in 2 or 3 leaves a group that has a part of its values, and progress in a part of its partitions: a
+    feature pipeline refuses the others, and this function refuses the group without `force_rebuild`. A death before
+    4 leaves no more than dead letters to read again. No feature pipeline may have the group meanwhile: one that has
+    is fenced, or fences this.
+
+    Args:
+        group: the group.
+        log: the offline log.
+        redis_url: the online store.
+        clock: for the time that progress carries, and from which records expire.
+        force_rebuild: throw away what is stored of the group.
+        on_progress: called after each chunk with the events done and those in all.
+
+    Raises:
+        ContractError: if the log holds nothing of the source, or the group has values already.
+        FingerprintMismatch: if the group is stored with another meaning under the same version.
+        FencedWriter: if a feature pipeline writes the group at the same time.
+        StoreError: if a store cannot be read or written.
+    """
+    snapshot = log.snapshot(group.source)  # 1.
+    if not snapshot.positions:
+        msg = f"the log of source {group.source.name!r} must hold something to fill {group.name!r} from, got nothing"
+        raise ContractError(msg, hint="is --home the right folder? a group of a new source needs no materialize")
+    register_group(redis_url, group, RecordLayout.of(group).record_bytes)
+    deleted = _make_room(group, redis_url, force_rebuild=force_rebuild)  # 2.
+    writer = OnlineWriter(redis_url, [progress_key(group, p) for p in snapshot.positions])
+    try:
+        if writer.progress:
+            msg = f"feature group {group.name!r} must have no writer while it is filled, but somebody began to write it"
+            raise FencedWriter(msg, hint="stop its feature pipeline, then run this with --force-rebuild")
+        _fill(_Filler(group, writer, clock), log, snapshot, on_progress or _ignore)
+    finally:
+        writer.close()
+    return Materialized(snapshot.rows, deleted, snapshot.positions)
+
+
+def _make_room(group: FeatureGroup, redis_url: str, *, force_rebuild: bool) -> int:
+    if force_rebuild:
+        return delete_values(redis_url, group)
+    if has_values(redis_url, group):
+        msg = f"feature group {group.name!r} version {group.version} must have nothing online, but it has values"
+        raise ContractError(msg, hint="stop its feature pipeline, then use --force-rebuild to fill it anew")
+    return 0
+
+
+class _Filler:
+    """Applies chunks to a group and writes them with their progress."""
+
+    def __init__(self, group: FeatureGroup, writer: OnlineWriter, clock: Clock) -> None:
+        self.group, self._writer, self._clock = group, writer, clock
+        self._state = GroupState(group, writer.read)
+        self._progress: dict[bytes, Progress] = {}
+
+    def apply(self, chunk: _Chunk) -> None:
+        now_us = self._clock.now_us()
+        change = self._state.apply(chunk.frame, now_us)
+        self._commit({chunk.partition: chunk.next_offset}, change, now_us)
+
+    def advance(self, positions: Mapping[int, int]) -> None:
+        """Move the progress of the partitions that are behind the positions."""
+        behind = {p: offset for p, offset in positions.items() if self._next_offset(p) < offset}
+        if behind:
+            self._commit(behind, _NOTHING, self._clock.now_us())
+
+    def _next_offset(self, partition: int) -> int:
+        progress = self._progress.get(progress_key(self.group, partition))
+        return 0 if progress is None else progress.next_offset
+
+    def _commit(self, next_offsets: Mapping[int, int], change: GroupChange, now_us: int) -> None:
+        progress = progress_after(self.group, self._progress, next_offsets, change, now_us)
+        self._writer.commit(change.slots, change.expiries_ms, progress)
+        self._progress |= progress
+
+
+def _fill(filler: _Filler, log: OfflineLog, snapshot: LogSnapshot, on_progress: Callable[[int, int], None]) -> None:
+    """Do the steps 3 and 4."""
+    done = 0
+    for chunk in _chunks(filler.group, log, snapshot):
+        filler.apply(chunk)  # 3.
+        done += chunk.frame.height
+        on_progress(done, snapshot.rows)
+    filler.advance(snapshot.positions)  # 4.
+
+
+def _chunks(group: FeatureGroup, log: OfflineLog, snapshot: LogSnapshot) -> Iterator[_Chunk]:
+    """Read a snapshot by partition and offset; never more in memory than some commits."""
+    columns = {*group.entity, *aggregated_fields(group), group.source.schema.event_time}
+    columns |= {"_partition", "_offset", "_ingest_time_us"}
+    for files in _runs(snapshot.files):
+        frame = log.read(group.source, replace(snapshot, files=tuple(files)), columns=columns).sort("_offset")
+        for part in frame.iter_slices(_CHUNK_ROWS):
+            yield _Chunk(part, files[0].partition, part["_offset"][-1] + 1)
+
+
+def _runs(files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
+    """Cut files, which come by partition and offset, into runs of whole commits of one partition and some size."""
+    run: list[LogFile] = []
+    for (partition, _), commit in itertools.groupby(files, key=lambda file: (file.partition, file.first_offset)):
+        if run and (run[0].partition != partition or sum(file.rows for file in run) >= _CHUNK_ROWS):
+            yield run
+            run = []
+        run += commit
+    if run:
+        yield run
+
+
+def _ignore(_done: int, _of: int) -> None:
+    """Do nothing."""

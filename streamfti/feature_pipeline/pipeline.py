@@ -1,0 +1,260 @@
+"""The feature pipeline: from message batches to dead letters, the offline log and the online store.
+
+Progress lives with the data it produced. Nothing else is kept: no checkpoint, no second store. What one batch does,
+and what a death in between means, stands in `FeaturePipeline.process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from streamfti.clock import Clock
+from streamfti.compute.layout import RecordLayout
+from streamfti.definitions.catalog import Catalog
+from streamfti.definitions.groups import FeatureGroup
+from streamfti.errors import ContractError
+from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
+from streamfti.feature_pipeline.dead_letters import DeadLetterProducer
+from streamfti.feature_pipeline.decoding import EventDecoder
+from streamfti.feature_pipeline.group_state import GroupState, progress_after
+from streamfti.feature_pipeline.kafka_source import Partition
+from streamfti.feature_pipeline.metrics import FeaturePipelineMetrics
+from streamfti.feature_pipeline.runner import BatchReader
+from streamfti.stores.offline.log import OfflineLog
+from streamfti.stores.offline.writer import LogWriter
+from streamfti.stores.online.keys import progress_key
+from streamfti.stores.online.progress import Progress
+from streamfti.stores.online.redis_store import OnlineWriter, SlotWrite, register_group
+
+__all__ = ["FeaturePipeline", "LogPolicy", "start_positions"]
+
+_REPORT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogPolicy:
+    """When buffered events are made durable in the offline log: whichever comes first.
+
+    A crash replays what was not; the log itself never misses or repeats an event.
+    """
+
+    max_rows: int = 200_000
+    max_age_s: float = 30.0
+
+
+class FeaturePipeline:
+    """The stateful part of a feature pipeline: one process, one owner of its partitions.
+
+    Args:
+        catalog: the definitions.
+        partitions: which of its sources to run, and the partitions of each that this process owns.
+        redis_url: the online store.
+        log: the offline log.
+        decoder: makes events of messages.
+        dead_letters: takes what is no event.
+        clock: the time.
+        metrics: counts.
+        log_policy: when the log is flushed.
+
+    Raises:
+        FingerprintMismatch: if a group is stored with another meaning under the same version.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        partitions: Mapping[str, Sequence[int]],
+        *,
+        redis_url: str,
+        log: OfflineLog,
+        decoder: EventDecoder,
+        dead_letters: DeadLetterProducer,
+        clock: Clock,
+        metrics: FeaturePipelineMetrics,
+        log_policy: LogPolicy | None = None,
+    ) -> None:
+        sources = [catalog.source(name) for name in partitions]
+        self._groups = {s.name: catalog.groups_of(s) for s in sources}
+        self._partitions = partitions
+        self._decoder, self._dead_letters, self._clock, self._metrics = decoder, dead_letters, clock, metrics
+        self._log_policy = log_policy or LogPolicy()
+        for group in self._all_groups():
+            register_group(redis_url, group, RecordLayout.of(group).record_bytes)
+        keys = [progress_key(g, p) for g in self._all_groups() for p in partitions[g.source.name]]
+        self._online = OnlineWriter(redis_url, keys)
+        self._applied = self._online.progress
+        self._states = {g.name: GroupState(g, self._online.read) for g in self._all_groups()}
+        self._log_positions = {s.name: log.positions(s) for s in sources}
+        self._log_writers: dict[str, LogWriter] = {s.name: log.writer(s) for s in sources}
+        self._buffered_since: dict[str, float] = {}
+        self._committed: dict[Partition, int] = {}
+        self._reported = clock.monotonic()
+
+    def _all_groups(self) -> Iterable[FeatureGroup]:
+        return (group for groups in self._groups.values() for group in groups)
+
+    def positions(self) -> dict[Partition, int | None]:
+        """Return where reading of each partition must begin: the lowest position of its sinks; None is the oldest.
+
+        Raises:
+            ContractError: if a group is new while the log of its source is not.
+        """
+        positions: dict[Partition, int | None] = {}
+        for name, partitions in self._partitions.items():
+            for partition in partitions:
+                logged = self._log_positions[name].get(partition)
+                applied = {g.name: self._next_offset(g, partition) for g in self._groups[name]}
+                positions[name, partition] = start_positions(name, logged, applied)
+        return positions
+
+    def _next_offset(self, group: FeatureGroup, partition: int) -> int | None:
+        progress = self._applied.get(progress_key(group, partition))
+        return None if progress is None else progress.next_offset
+
+    def decode(self, batch: MessageBatch) -> EventBatch:
+        """Make events of messages; no effect on anything."""
+        return self._decoder.decode(batch)
+
+    def process(self, batch: EventBatch) -> None:
+        """Do all that a batch is for, in this order:
+
+        1. deliver its dead letters and wait for the broker's word;
+        2. buffer its events for the offline log;
+        3. merge them into tiles, and write tiles and progress of all groups in one transaction;
+        4. make the log durable, if it is due.
+
+        A death after 1 delivers the dead letters again. A death before the end of 3 leaves the online store as it
+        was. A death after 3 leaves the log behind: the next start reads from the log's position, and the groups
+        drop what they have applied. Neither store ever holds an event twice.
+
+        Raises:
+            FencedWriter: if another process writes the same partitions.
+            StoreError: if a store cannot be written: the process must end, a new one starts from the stores.
+            SourceError: if dead letters cannot be delivered.
+        """
+        name = batch.source.name
+        if batch.dead_letters:  # 1.
+            self._dead_letters.deliver(batch.source, batch.dead_letters)
+            for letter in batch.dead_letters:
+                self._metrics.dead_letters.labels(name, letter.reason).inc()
+        self._log_writers[name].append(self._with_lateness(batch), batch.next_offsets)  # 2.
+        self._buffered_since.setdefault(name, self._clock.monotonic())
+        self._apply(batch)  # 3.
+        self._metrics.events.labels(name).inc(batch.frame.height)
+        self.flush_log(only_if_due=True)  # 4.
+
+    def _with_lateness(self, batch: EventBatch) -> pl.DataFrame:
+        """Mark the events that were too old for every window of the source's groups when the broker got them."""
+        spans = [ring.span_us for g in self._groups[batch.source.name] for ring in RecordLayout.of(g).rings]
+        time_us = pl.col(batch.source.schema.event_time).to_physical()
+        ingest_us = pl.col("_ingest_time_us")
+        too_late = (ingest_us >= 0) & (time_us < ingest_us - max(spans)) if spans else pl.lit(value=False)
+        return batch.frame.with_columns(too_late.alias("_too_late"))
+
+    def _apply(self, batch: EventBatch) -> None:
+        """Step 3: each group drops what it has applied already, then all are written at once."""
+        began = self._clock.monotonic()
+        now_us = self._clock.now_us()
+        slots: list[SlotWrite] = []
+        expiries: dict[bytes, int] = {}
+        progress: dict[bytes, Progress] = {}
+        for group in self._groups[batch.source.name]:
+            news = self._news(group, batch.next_offsets)
+            if not news:
+                continue
+            change = self._states[group.name].apply(_not_applied(batch.frame, self._applied_offsets(group)), now_us)
+            slots += change.slots
+            expiries |= change.expiries_ms
+            progress |= progress_after(group, self._applied, news, change, now_us)
+            self._metrics.tiles.labels(group.name).inc(change.tiles)
+            self._metrics.too_late.labels(group.name).inc(change.too_late)
+        if progress:
+            self._online.commit(slots, expiries, progress)
+            self._applied |= progress
+            self._measure(batch, began)
+
+    def _applied_offsets(self, group: FeatureGroup) -> dict[int, int]:
+        offsets = {p: self._next_offset(group, p) for p in self._partitions[group.source.name]}
+        return {p: offset for p, offset in offsets.items() if offset is not None}
+
+    def _news(self, group: FeatureGroup, next_offsets: Mapping[int, int]) -> dict[int, int]:
+        """Return the partitions that this batch moves forward for a group."""
+        applied = self._applied_offsets(group)
+        return {p: offset for p, offset in next_offsets.items() if offset > applied.get(p, 0)}
+
+    def _measure(self, batch: EventBatch, began: float) -> None:
+        name = batch.source.name
+        self._metrics.flush.labels("online").observe(self._clock.monotonic() - began)
+        if batch.frame.height:
+            newest: object = batch.frame["_ingest_time_us"].max()
+            if isinstance(newest, int) and newest >= 0:
+                self._metrics.freshness.labels(name).observe(max(0.0, (self._clock.now_us() - newest) / 1e6))
+
+    def flush_log(self, *, only_if_due: bool = False) -> None:
+        """Make the buffered events durable in the offline log."""
+        for name, writer in self._log_writers.items():
+            since = self._buffered_since.get(name)
+            if since is None or (only_if_due and not self._is_due(writer.buffered_rows, since)):
+                continue
+            began, rows = self._clock.monotonic(), writer.buffered_rows
+            writer.flush()
+            del self._buffered_since[name]
+            self._log_positions[name] = writer.positions
+            self._metrics.flush.labels("offline").observe(self._clock.monotonic() - began)
+            self._metrics.log_rows.labels(name).inc(rows)
+
+    def _is_due(self, rows: int, since: float) -> bool:
+        policy = self._log_policy
+        return rows >= policy.max_rows or self._clock.monotonic() - since >= policy.max_age_s
+
+    def idle(self, reader: BatchReader) -> None:
+        """Flush the log if it is due, and tell lag tools and metrics where things stand, once a second."""
+        self.flush_log(only_if_due=True)
+        if self._clock.monotonic() - self._reported < _REPORT_S:
+            return
+        self._reported = self._clock.monotonic()
+        for (topic, partition), lag in reader.lags().items():
+            self._metrics.lag.labels(topic, str(partition)).set(lag)
+        durable = {p: offset for p, offset in self.durable_offsets().items() if offset != self._committed.get(p, 0)}
+        reader.commit(durable)
+        self._committed |= durable
+
+    def durable_offsets(self) -> dict[Partition, int]:
+        """Return, for each partition, the offset up to which every sink is durable."""
+        durable: dict[Partition, int] = {}
+        for name, partitions in self._partitions.items():
+            for partition in partitions:
+                offsets = [self._log_positions[name].get(partition, 0)]
+                offsets += [self._next_offset(g, partition) or 0 for g in self._groups[name]]
+                durable[name, partition] = min(offsets)
+        return durable
+
+    def close(self) -> None:
+        """Make everything durable and let go of the online store."""
+        self.flush_log()
+        self._online.close()
+
+
+def _not_applied(frame: pl.DataFrame, applied: Mapping[int, int]) -> pl.DataFrame:
+    """Drop the rows that a group has applied: only in a replay are there any."""
+    done = [(pl.col("_partition") == p) & (pl.col("_offset") < offset) for p, offset in applied.items()]
+    return frame.filter(~pl.any_horizontal(done)) if done else frame
+
+
+def start_positions(source: str, logged: int | None, applied: Mapping[str, int | None]) -> int | None:
+    """Return where to begin one partition: the lowest of its sinks' positions, None if none has any.
+
+    Raises:
+        ContractError: if a group has no progress while the log has: the topic may no longer hold its past.
+    """
+    new = [group for group, offset in applied.items() if offset is None]
+    known = [offset for offset in (logged, *applied.values()) if offset is not None]
+    if logged is None and len(new) == len(applied):
+        return None
+    if new:
+        msg = f"feature group {new[0]!r} must be filled from the log of {source!r} before it joins the stream"
+        raise ContractError(msg, hint=f"run `streamfti materialize DEFINITIONS --group {new[0]}` once")
+    return None if logged is None else min(known)

@@ -1,0 +1,109 @@
+"""Producing events: for programs that feed a topic, for tests and for the examples."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+import confluent_kafka
+import fastavro
+
+from streamfti.clock import to_us
+from streamfti.definitions.events import Event
+from streamfti.definitions.sources import KafkaSource
+from streamfti.errors import ContractError, SourceError
+from streamfti.feature_pipeline.avro_schema import avro_schema, encode_event
+from streamfti.stores.schemas.port import SchemaRegistry
+
+__all__ = ["EventProducer"]
+
+_FLUSH_S = 60.0
+
+
+class EventProducer:
+    """Sends events of one source as Avro. A context manager: leaving it waits for the broker's word.
+
+    Args:
+        bootstrap_servers: the brokers.
+        source: where the events go.
+        registry: knows, or gets, the schema of the events.
+        key_field: the field whose text is the message key, which decides the partition; none spreads evenly.
+
+    Raises:
+        SourceError: from `send`, `flush` or the end of the block, if the broker did not take an event.
+    """
+
+    def __init__(
+        self, bootstrap_servers: str, source: KafkaSource, registry: SchemaRegistry, *, key_field: str | None = None
+    ) -> None:
+        self._source = source
+        self._key_field = key_field
+        schema = avro_schema(source.schema)
+        self._schema_id = registry.register(source.topic, schema)
+        self._parsed = fastavro.parse_schema(schema)
+        self._failed: list[str] = []
+        self._producer = confluent_kafka.Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "queue.buffering.max.messages": 1_000_000,
+            }
+        )
+
+    def send(self, event: Event, *, ingest_time: datetime | None = None) -> None:
+        """Queue one event; returns at once unless the queue is full.
+
+        Args:
+            event: an event of the source's class.
+            ingest_time: the time that the message carries as the broker's; for replays of history. By default the
+                broker's clock.
+        """
+        if not isinstance(event, self._source.event):
+            msg = f"source {self._source.name!r} must get {self._source.schema.name} events, got {event!r}"
+            raise ContractError(msg)
+        self.send_encoded(encode_event(event, self._parsed, self._schema_id), self._key(event), ingest_time)
+
+    def send_encoded(self, value: bytes, key: bytes | None = None, ingest_time: datetime | None = None) -> None:
+        """Queue one message that is encoded already."""
+        extra: dict[str, Any] = {} if ingest_time is None else {"timestamp": to_us(ingest_time) // 1000}
+        while True:
+            try:
+                self._producer.produce(self._source.topic, value=value, key=key, on_delivery=self._on_delivery, **extra)
+            except BufferError:
+                self._producer.poll(0.1)  # full: wait for deliveries
+            else:
+                break
+        self._producer.poll(0)
+
+    def flush(self) -> None:
+        """Return when the broker has acknowledged every event so far.
+
+        Raises:
+            SourceError: if it has not.
+        """
+        waiting = self._producer.flush(_FLUSH_S)
+        if waiting or self._failed:
+            why = self._failed[0] if self._failed else f"no answer for {waiting} of them"
+            msg = f"events must reach topic {self._source.topic!r}, got {why}"
+            raise SourceError(msg, hint="does the topic exist? `streamfti apply` creates it")
+
+    def _key(self, event: Event) -> bytes | None:
+        if self._key_field is None:
+            return None
+        value = getattr(event, self._key_field)
+        return None if value is None else str(value).encode()
+
+    def _on_delivery(self, error: Any, _: Any) -> None:  # noqa: ANN401  # the driver has no types
+        if error is not None:
+            self._failed.append(error.str())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.flush()

@@ -1,0 +1,59 @@
+"""The metrics of the inference pipeline: what was asked and how it went. They say nothing about values."""
+
+from __future__ import annotations
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from streamfti.compute.values import Status
+from streamfti.inference_pipeline.tables import FeatureVectors, ModelIdentity
+
+__all__ = ["ServingMetrics"]
+
+_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+"""Fine around a millisecond or two, where answers are; the tail up to the time-out of the online store."""
+
+
+class ServingMetrics:
+    """The metrics of one server, in a registry of its own choosing. Safe to use from many threads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "streamfti_requests", "Calls answered, by method and gRPC status.", ["method", "code"], registry=registry
+        )
+        self._seconds = Histogram(
+            "streamfti_request_seconds",
+            "Seconds from a decoded request to its answer.",
+            ["method"],
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        self._statuses = Counter(
+            "streamfti_feature_status",
+            "Stored feature values served, by group and status.",
+            ["group", "status"],
+            registry=registry,
+        )
+        self._model = Gauge(
+            "streamfti_model_info", "1 for each model version that is served.", ["model", "version"], registry=registry
+        )
+
+    def answered(self, method: str, code: str, seconds: float) -> None:
+        """Count one call: its method's name, the name of its gRPC status, and how long it took."""
+        self._requests.labels(method, code).inc()
+        self._seconds.labels(method).observe(seconds)
+
+    def served(self, vectors: FeatureVectors) -> None:
+        """Count the statuses of stored features."""
+        counts: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+        for name, column in vectors.columns.items():
+            group = name.partition(".")[0]
+            counts[group] = counts.get(group, 0) + np.bincount(column.status, minlength=max(Status) + 1)
+        for group, by_status in counts.items():
+            for status in Status:
+                if by_status[status]:
+                    self._statuses.labels(group, status.name).inc(int(by_status[status]))
+
+    def loaded(self, model: ModelIdentity) -> None:
+        """Say that a model version is served."""
+        self._model.labels(model.name, str(model.version)).set(1)

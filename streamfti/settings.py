@@ -1,0 +1,159 @@
+"""Where a command finds its parts: the home folder, Redis, Kafka. The only reader of the environment, beside `dev`.
+
+Settings are read once, where a process is put together, and handed on as plain values. No component looks here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from streamfti.dev.running import read_running
+from streamfti.errors import ContractError, did_you_mean
+
+__all__ = [
+    "DEFAULT_BOOTSTRAP_SERVERS",
+    "DEFAULT_HOME",
+    "DEFAULT_REDIS_URL",
+    "Settings",
+    "bootstrap_servers_option",
+    "home_option",
+    "load_settings",
+    "masked_url",
+    "redis_url_option",
+]
+
+DEFAULT_HOME = ".streamfti"
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+DEFAULT_BOOTSTRAP_SERVERS = "127.0.0.1:9092"
+
+_HOME, _REDIS, _KAFKA = "STREAMFTI_HOME", "REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"
+_OURS = "STREAMFTI_"
+_KNOWN = (_HOME, "STREAMFTI_ADDRESS")
+"""Every variable that begins as ours do; the other one is the default of the clients' option `--address`."""
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings:
+    """Where everything is. Its repr shows no password.
+
+    Attributes:
+        home: the folder of the offline log, the model registry and the schemas.
+        redis_url: the online store, with its password if it has one.
+        bootstrap_servers: the brokers.
+    """
+
+    home: Path
+    redis_url: str
+    bootstrap_servers: str
+
+    @property
+    def log_folder(self) -> Path:
+        """The root of the offline log."""
+        return self.home / "log"
+
+    @property
+    def registry_folder(self) -> Path:
+        """The root of the model registry."""
+        return self.home / "registry"
+
+    @property
+    def schemas_folder(self) -> Path:
+        """The root of the schema registry."""
+        return self.home / "schemas"
+
+    def __repr__(self) -> str:
+        return (
+            f"Settings(home={str(self.home)!r}, redis_url={masked_url(self.redis_url)!r}, "
+            f"bootstrap_servers={self.bootstrap_servers!r})"
+        )
+
+
+def load_settings(
+    *,
+    home: Path | None = None,
+    redis_url: str | None = None,
+    bootstrap_servers: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Decide each setting: what is given here, else the environment, else a running `dev up`, else the default.
+
+    An empty variable is as good as none.
+
+    Args:
+        home: the value of `--home`; it decides in which folder a running `dev up` is looked for.
+        redis_url: the value of `--redis-url`.
+        bootstrap_servers: the value of `--bootstrap-servers`.
+        environ: the environment, instead of that of the process.
+
+    Raises:
+        ContractError: if a variable begins with `STREAMFTI_` but is none of ours, or what `dev up` left is damaged.
+    """
+    variables = os.environ if environ is None else environ
+    _refuse_unknown(variables)
+    folder = home or Path(variables.get(_HOME) or DEFAULT_HOME)
+    redis_url = redis_url or variables.get(_REDIS)
+    bootstrap_servers = bootstrap_servers or variables.get(_KAFKA)
+    running = None if redis_url and bootstrap_servers else read_running(folder)
+    return Settings(
+        home=folder,
+        redis_url=redis_url or (running.redis_url if running else DEFAULT_REDIS_URL),
+        bootstrap_servers=bootstrap_servers or (running.bootstrap_servers if running else DEFAULT_BOOTSTRAP_SERVERS),
+    )
+
+
+def _refuse_unknown(variables: Mapping[str, str]) -> None:
+    for name in sorted(variables):
+        if name.startswith(_OURS) and name not in _KNOWN:
+            msg = f"the environment must name settings of StreamFTI, got {name}"
+            raise ContractError(msg, hint=did_you_mean(name, _KNOWN))
+
+
+def masked_url(url: str) -> str:
+    """Return a URL without its password, wherever in it that stands."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    netloc = f"{name}{colon and ':***'}{at}{host}"
+    query = "&".join(_masked_pair(pair) for pair in parts.query.split("&")) if parts.query else ""
+    return parts._replace(netloc=netloc, query=query).geturl()
+
+
+def _masked_pair(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    return f"{name}{equals}***" if name == "password" else pair
+
+
+def home_option(command: C) -> C:
+    """Add `--home`: a `Path`, or None where it was not given."""
+    return click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        help=f"Folder of the log, the models and the schemas.  [env: {_HOME}; default: {DEFAULT_HOME}]",
+    )(command)
+
+
+def redis_url_option(command: C) -> C:
+    """Add `--redis-url`: a string, or None where it was not given."""
+    return click.option(
+        "--redis-url",
+        metavar="URL",
+        help=f"The online store.  [env: {_REDIS}; default: that of `dev up`, else {DEFAULT_REDIS_URL}]",
+    )(command)
+
+
+def bootstrap_servers_option(command: C) -> C:
+    """Add `--bootstrap-servers`: a string, or None where it was not given."""
+    return click.option(
+        "--bootstrap-servers",
+        metavar="HOST:PORT",
+        help=f"The Kafka brokers.  [env: {_KAFKA}; default: that of `dev up`, else {DEFAULT_BOOTSTRAP_SERVERS}]",
+    )(command)

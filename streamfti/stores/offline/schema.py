@@ -1,0 +1,93 @@
+"""The columns of the offline log: what an event schema is in Polars and in Parquet. No I/O.
+
+The columns of the user come first, in the order of the event class; then the framework's, all required.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import polars as pl
+import pyarrow as pa
+
+from streamfti.definitions.dtypes import DType
+from streamfti.definitions.events import EventSchema
+from streamfti.errors import ContractError
+
+__all__ = ["FRAMEWORK_COLUMNS", "checked_frame", "columns_fingerprint", "frame_schema", "log_schema"]
+
+FRAMEWORK_COLUMNS: dict[str, pl.DataType] = {
+    "_partition": pl.Int32(),
+    "_offset": pl.Int64(),
+    "_ingest_time_us": pl.Int64(),
+    "_schema_id": pl.Int32(),
+    "_too_late": pl.Boolean(),
+}
+"""What the framework adds to an event: where it stood in the topic, when the broker took it, its writer's schema,
+and whether it was beyond the retention of the tiles when it came."""
+
+_POLARS: dict[DType, pl.DataType] = {
+    DType.STRING: pl.String(),
+    DType.INT64: pl.Int64(),
+    DType.FLOAT64: pl.Float64(),
+    DType.BOOL: pl.Boolean(),
+    DType.DATETIME: pl.Datetime("us", "UTC"),
+}
+
+_ARROW: dict[pl.DataType, pa.DataType] = {
+    pl.String(): pa.large_string(),
+    pl.Int32(): pa.int32(),
+    pl.Int64(): pa.int64(),
+    pl.Float64(): pa.float64(),
+    pl.Boolean(): pa.bool_(),
+    pl.Datetime("us", "UTC"): pa.timestamp("us", tz="UTC"),
+}
+
+
+def frame_schema(event: EventSchema) -> dict[str, pl.DataType]:
+    """Return the column types of a frame of the log, in order."""
+    return {field.name: _POLARS[field.type.dtype] for field in event.fields} | FRAMEWORK_COLUMNS
+
+
+def _nullable(event: EventSchema) -> frozenset[str]:
+    return frozenset(field.name for field in event.fields if field.type.nullable)
+
+
+def log_schema(event: EventSchema) -> pa.Schema:
+    """Return the schema that data files of an event are written with and read by, nullability included."""
+    nullable = _nullable(event)
+    return pa.schema(
+        [pa.field(name, _ARROW[dtype], nullable=name in nullable) for name, dtype in frame_schema(event).items()]
+    )
+
+
+def columns_fingerprint(event: EventSchema) -> str:
+    """Return the sha256 (hex) of the columns: names, types, nullability, order."""
+    columns = [[field.name, str(field.type)] for field in event.fields]
+    columns += [[name, str(dtype)] for name, dtype in FRAMEWORK_COLUMNS.items()]
+    return hashlib.sha256(json.dumps(columns, separators=(",", ":")).encode()).hexdigest()
+
+
+def checked_frame(event: EventSchema, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame with its columns in the order of the log, or refuse it.
+
+    Raises:
+        ContractError: if a column is missing, unknown, of another type, or null where it must not be.
+    """
+    expected = frame_schema(event)
+    for name in [*expected, *frame.columns]:
+        wanted, got = expected.get(name), frame.schema.get(name)
+        if wanted != got:
+            msg = f"column {name!r} of a frame of {event.name!r} must be {_said(wanted)}, got {_said(got)}"
+            raise ContractError(msg)
+    nullable = _nullable(event)
+    for name in expected:
+        if name not in nullable and (nulls := frame[name].null_count()):
+            msg = f"column {name!r} of a frame of {event.name!r} must have no nulls, got {nulls} in {frame.height} rows"
+            raise ContractError(msg)
+    return frame.select(list(expected))
+
+
+def _said(dtype: pl.DataType | None) -> str:
+    return "absent" if dtype is None else str(dtype)

@@ -1,0 +1,252 @@
+"""The online store on Redis: the only importer of `redis`. Bytes in, bytes out: it knows keys, not features.
+
+Readers and writers are separate objects: serving cannot write. Errors of the driver leave as StoreError, through one
+door.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import hiredis
+import redis
+import redis.exceptions
+
+from streamfti.definitions.fingerprint import group_fingerprint
+from streamfti.definitions.groups import FeatureGroup
+from streamfti.errors import FencedWriter, FingerprintMismatch, StoreError, StoreUnavailable
+from streamfti.stores.online.keys import meta_key, progress_prefix, record_prefix
+from streamfti.stores.online.progress import Progress
+
+__all__ = ["OnlineReader", "OnlineWriter", "SlotWrite", "delete_values", "has_values", "register_group"]
+
+_TIMEOUT_S = 5.0
+_SCAN_KEYS = 1_000  # looked at by one SCAN: long enough to be quick, short enough not to hold up readers
+_GLOB = re.compile(rb"[*?\[\]\\]")
+
+
+class SlotWrite(NamedTuple):
+    """Bytes to be written into a record."""
+
+    key: bytes
+    offset_bytes: int
+    data: bytes
+
+
+def _client(url: str, timeout_s: float) -> redis.Redis:
+    with _translated(url):
+        return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn errors of the driver into ours; the address is named, the password never."""
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
+        msg = f"the online store at {_address(url)} must answer, got {type(exc).__name__}"
+        raise StoreUnavailable(msg, hint="is Redis running there? `streamfti dev up` starts one") from exc
+    except (redis.exceptions.RedisError, ValueError, OSError) as exc:
+        msg = f"the online store at {_address(url)} refused: {exc}"
+        raise StoreError(msg) from exc
+
+
+def _address(url: str) -> str:
+    return url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
+
+
+def register_group(url: str, group: FeatureGroup, record_bytes: int) -> bool:
+    """Write down what the stored values of a group version mean, once; return whether it was new.
+
+    Raises:
+        FingerprintMismatch: if the same name and version are stored with another meaning.
+        StoreError: if the store cannot be used.
+    """
+    meaning: dict[str, Any] = {"fingerprint": group_fingerprint(group), "record_bytes": record_bytes}
+    client = _client(url, _TIMEOUT_S)
+    with _translated(url):
+        is_new = bool(client.set(meta_key(group), json.dumps(meaning), nx=True))
+        found: Any = client.get(meta_key(group))
+        stored: dict[str, Any] = json.loads(found or b"{}")
+        client.close()
+    if stored.get("fingerprint") != meaning["fingerprint"]:
+        msg = (
+            f"feature group {group.name!r} version {group.version} must keep its meaning: the online store holds "
+            f"fingerprint {str(stored.get('fingerprint'))[:12]}, the definition has {meaning['fingerprint'][:12]}"
+        )
+        raise FingerprintMismatch(msg, hint=f"set version={group.version + 1} for the changed group")
+    return is_new
+
+
+def has_values(url: str, group: FeatureGroup) -> bool:
+    """Return whether a group version has a record or any progress; looks at every key of the store if it has none.
+
+    Raises:
+        StoreError: if the store cannot be used.
+    """
+    client = _client(url, _TIMEOUT_S)
+    with _translated(url), client:
+        return any(True for prefix in (progress_prefix(group), record_prefix(group)) for _ in _keys(client, prefix))
+
+
+def delete_values(url: str, group: FeatureGroup) -> int:
+    """Delete the progress and the records of a group version, and return how many keys that were.
+
+    The progress goes first: a feature pipeline that runs is fenced by that, and one that starts after a death in
+    between does not take the records that are left for whole. What the group means stays written down.
+
+    Raises:
+        StoreError: if the store cannot be used.
+    """
+    client, deleted = _client(url, _TIMEOUT_S), 0
+    with _translated(url), client:
+        for prefix in (progress_prefix(group), record_prefix(group)):
+            for keys in _keys(client, prefix):
+                deleted += int(client.unlink(*keys))
+    return deleted
+
+
+def _keys(client: redis.Redis, prefix: bytes) -> Iterator[list[bytes]]:
+    """Iterate over the keys with a prefix, some at a time, never none."""
+    pattern, cursor = _GLOB.sub(rb"\\\g<0>", prefix) + b"*", None
+    while cursor != 0:
+        found: Any = client.scan(cursor or 0, match=pattern, count=_SCAN_KEYS)
+        cursor, keys = found
+        if keys:
+            yield keys
+
+
+class OnlineReader:
+    """Reads values by key. Safe to use from many threads."""
+
+    def __init__(self, url: str, *, timeout_s: float = _TIMEOUT_S) -> None:
+        self._url = url
+        self._client = _client(url, timeout_s)
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of keys in their order, None where there is none, in one atomic MGET.
+
+        Raises:
+            StoreUnavailable: if the store does not answer in time.
+            StoreError: if it refuses.
+        """
+        if not keys:
+            return []
+        with _translated(self._url):
+            values: Any = self._client.mget(keys)
+        return list(values)
+
+    def close(self) -> None:
+        """Give back the connections; the reader cannot be used after."""
+        self._client.close()
+
+
+class OnlineWriter:
+    """Writes slots and the progress that they stand for in one transaction, and notices every other writer.
+
+    One writer owns the progress keys that it was started with. They are WATCHed from the moment when they are known
+    to hold what this writer wrote until its next EXEC: if anything changes them in between (a successor, a rolled-back
+    replica after a reconnect) the EXEC does nothing and `commit` raises FencedWriter. Not thread-safe.
+    """
+
+    def __init__(self, url: str, progress_keys: Sequence[bytes], *, timeout_s: float = _TIMEOUT_S) -> None:
+        self._url = url
+        self._keys = list(progress_keys)
+        self._client = _client(url, timeout_s)
+        self._stored: dict[bytes, bytes | None] = {}
+        with _translated(url):
+            self._connection: Any = self._client.connection_pool.get_connection()  # its methods have no types
+            self._send([("WATCH", *self._keys), ("MGET", *self._keys)])
+            _, values = self._receive(2)
+        self._stored = dict(zip(self._keys, values, strict=True))
+
+    @property
+    def progress(self) -> dict[bytes, Progress]:
+        """What is stored under the progress keys; a key without anything is left out."""
+        return {key: Progress.load(stored) for key, stored in self._stored.items() if stored is not None}
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of keys in their order, None where there is none.
+
+        Raises:
+            StoreError: if the store does not answer, or refuses.
+        """
+        if not keys:
+            return []
+        with _translated(self._url):
+            self._send([("MGET", *keys)])
+            values: list[bytes | None] = self._receive(1)[0]
+        return values
+
+    def commit(
+        self, slots: Sequence[SlotWrite], expiries_ms: Mapping[bytes, int], progress: Mapping[bytes, Progress]
+    ) -> None:
+        """Write slots and progress together: either all of it is stored, or nothing is.
+
+        Sent as one block, in this order:
+
+        1. MULTI
+        2. SETRANGE for each slot, whole, which makes a repetition harmless
+        3. PEXPIRE for each record that is due for it
+        4. SET for the progress of each partition
+        5. EXEC, which does nothing if a watched progress key has changed
+        6. WATCH and MGET of all progress keys, which starts the next guard and reads back this one
+
+        A death of the process before 5 leaves the store as it was and the batch is replayed; after 5, the progress
+        says that the batch is done. If the connection is lost in between, the outcome is unknown, StoreUnavailable
+        is raised, and a restart reads it from the store.
+
+        Raises:
+            FencedWriter: if another writer has moved the progress, or the store was rolled back.
+            StoreError: if the store does not answer, or refuses; nothing must be taken as written.
+        """
+        commands: list[tuple[Any, ...]] = [("MULTI",)]  # 1.
+        commands += [("SETRANGE", *slot) for slot in slots]  # 2.
+        commands += [("PEXPIRE", key, ms) for key, ms in expiries_ms.items()]  # 3.
+        stored = {key: value.dump() for key, value in progress.items()}
+        commands += [("SET", key, value) for key, value in stored.items()]  # 4.
+        queued = len(commands) - 1
+        commands.append(("EXEC",))  # 5.
+        commands += [("WATCH", *self._keys), ("MGET", *self._keys)]  # 6.
+        with _translated(self._url):
+            self._send(commands)
+            *_, executed, _, values = self._receive(queued + 4)
+        if executed is None:
+            self._raise_fenced("somebody else wrote the progress of this pipeline")
+        for reply in executed:
+            if isinstance(reply, Exception):
+                msg = f"the online store at {_address(self._url)} refused a part of a transaction: {reply}"
+                raise StoreError(msg, hint="a key of another type stands where a record belongs?") from reply
+        self._stored |= stored
+        if dict(zip(self._keys, values, strict=True)) != self._stored:
+            self._raise_fenced("the stored progress is not what this pipeline wrote")
+
+    def close(self) -> None:
+        """Close the connection, which drops the guard."""
+        self._connection.disconnect()
+        self._client.close()
+
+    def _raise_fenced(self, what: str) -> None:
+        msg = f"this feature pipeline must be the only writer of its partitions, but {what}"
+        raise FencedWriter(msg, hint="stop the other one; a restart goes on from the stored progress")
+
+    def _send(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        self._connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))])
+
+    def _receive(self, n: int) -> list[Any]:
+        """Read n replies; the first error is raised after all of them are read, so that the stream stays in step."""
+        replies: list[Any] = []
+        failed: redis.exceptions.ResponseError | None = None
+        for _ in range(n):
+            try:
+                replies.append(self._connection.read_response())
+            except redis.exceptions.ResponseError as exc:
+                failed = failed or exc
+                replies.append(None)
+        if failed is not None:
+            raise failed
+        return replies

@@ -1,0 +1,320 @@
+"""A harness for unit tests of features: events in, values out, under a clock of the test's own. No server, no topic.
+
+The online side writes and reads the bytes of the online store; the offline side computes the same features from
+history. Only storage and transport are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from streamfti.clock import ManualClock, from_us, to_us
+from streamfti.compute.entity_keys import encode_key
+from streamfti.compute.point_in_time import point_in_time
+from streamfti.compute.values import FeatureColumn, Status
+from streamfti.definitions.durations import Duration, duration_us
+from streamfti.definitions.events import Event, Field
+from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.services import FeatureService
+from streamfti.definitions.sources import KafkaSource
+from streamfti.errors import ContractError, DefinitionError, did_you_mean
+from streamfti.testing.event_frames import event_frame, frame_schema
+from streamfti.testing.naive import PlacedEvent
+from streamfti.testing.online_table import OnlineTable
+
+__all__ = ["DeadLetter", "FeatureValues", "Harness"]
+
+Key = str | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was not applied, and why."""
+
+    event: Event
+    reason: str
+
+
+class FeatureValues(Mapping[str, "float | None"]):
+    """Feature values of one entity as of one time: None where missing.
+
+    A feature is an attribute (`values.spend_1h`) or an item (`values["spend_1h"]`). If two groups have a feature of
+    that name, it is found by its qualified name only: `values["CardSpend.spend_1h"]`. Iteration gives qualified
+    names, in the order of the service. Integer features are `int`.
+    """
+
+    def __init__(self, values: Mapping[str, float | None], statuses: Mapping[str, Status]) -> None:
+        self._values = dict(values)
+        self._statuses = dict(statuses)
+
+    @override
+    def __getitem__(self, name: str) -> float | None:
+        return self._values[self._qualified(name)]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> float | None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError as exc:
+            raise AttributeError(exc.args[0]) from exc
+
+    def status(self, name: str) -> Status:
+        """Return how a value came about.
+
+        Raises:
+            KeyError: if no feature has that name, or several have.
+        """
+        return self._statuses[self._qualified(name)]
+
+    def _qualified(self, name: str) -> str:
+        if name in self._values:
+            return name
+        found = [known for known in self._values if known.partition(".")[2] == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            msg = f"{name!r} must name one feature, got {len(found)}: use one of {', '.join(map(repr, found))}"
+            raise KeyError(msg)
+        short = {known.partition(".")[2] for known in self._values}
+        msg = f"no feature is named {name!r}; {did_you_mean(name, short)}"
+        raise KeyError(msg)
+
+    @override
+    def __repr__(self) -> str:
+        return f"FeatureValues({self._values!r})"
+
+
+class Harness:
+    """Runs the features of a service, or of groups, over pushed events, as of a virtual now.
+
+        h = Harness(CardSpend, now="2026-01-01T12:00Z")
+        h.push(Payment(card_id="c1", amount=10, at=h.now - timedelta(minutes=4)))
+        h.push(Payment(card_id="c1", amount=5, at=h.now - timedelta(minutes=50)))  # late, and still counted
+        assert h.online(card_id="c1").spend_1h == h.offline(card_id="c1").spend_1h == 15
+        h.advance("2h")
+        assert h.online(card_id="c1").spend_1h is None
+
+    Args:
+        features: a feature service, a feature group, or several groups.
+        now: where the clock starts: an aware datetime, or one in ISO 8601 with its offset (`"2026-01-01T12:00Z"`).
+
+    Attributes:
+        dead_letters: the events that were refused so far, in order.
+
+    Raises:
+        DefinitionError: if there is no group, two groups share a name, or two sources a topic.
+        ValueError: if `now` has no time zone or cannot be read.
+    """
+
+    def __init__(
+        self, features: FeatureService | FeatureGroup | Iterable[FeatureGroup], *, now: datetime | str
+    ) -> None:
+        self._features = _features_by_group(features)
+        self._tables = [OnlineTable(group) for group, _ in self._features]
+        self._sources = _sources(group for group, _ in self._features)
+        self._history = {name: [frame_schema(s.schema).to_frame()] for name, s in self._sources.items()}
+        self._next_offset = dict.fromkeys(self._sources, 0)
+        self._clock = ManualClock(datetime.fromisoformat(now) if isinstance(now, str) else now)
+        self.dead_letters: list[DeadLetter] = []
+
+    @property
+    def now(self) -> datetime:
+        """The harness's time, aware, UTC."""
+        return from_us(self._clock.now_us())
+
+    @property
+    def too_late(self) -> int:
+        """How many events came after their tile had been overwritten, over all groups; they count in no window."""
+        return sum(table.too_late for table in self._tables)
+
+    def advance(self, by: Duration) -> None:
+        """Move the clock forward, by `"5m"` or a `timedelta`.
+
+        Raises:
+            DefinitionError: if the duration cannot be read or is not positive.
+        """
+        self._clock.advance(from_us(duration_us(by, subject="a step of the clock")) - from_us(0))
+
+    def push(self, *events: Event, source: KafkaSource | None = None) -> tuple[DeadLetter, ...]:
+        """Apply events as one batch, in any order of event time, taken by the broker now.
+
+        An event further ahead of now than its source's `max_future_skew` is not applied: it becomes a dead letter.
+
+        Args:
+            events: instances of event classes that the features' sources carry.
+            source: the topic they come from; needed only if two sources carry the same class.
+
+        Returns:
+            The dead letters of this batch, empty if all is well.
+
+        Raises:
+            ContractError: if no source of the features carries such an event.
+            DefinitionError: if several do and `source` does not say which.
+        """
+        accepted: dict[str, list[PlacedEvent]] = {}
+        refused: list[DeadLetter] = []
+        for event in events:
+            origin = self._source_of(event, source)
+            place = PlacedEvent(event, 0, self._next_offset[origin.name])
+            self._next_offset[origin.name] += 1
+            letter = _refusal(event, origin, self._clock.now_us())
+            if letter is None:
+                accepted.setdefault(origin.name, []).append(place)
+            else:
+                refused.append(letter)
+        for name, placed in accepted.items():
+            self._apply(name, placed)
+        self.dead_letters += refused
+        return tuple(refused)
+
+    def _apply(self, source: str, events: list[PlacedEvent]) -> None:
+        frame = event_frame(self._sources[source].schema, events, ingest_time_us=self._clock.now_us())
+        self._history[source].append(frame)
+        for table in self._tables:
+            if table.group.source.name == source:
+                table.apply(frame)
+
+    def _source_of(self, event: Event, source: KafkaSource | None) -> KafkaSource:
+        carrying = [s for s in self._sources.values() if s.event is type(event)]
+        if source is not None:
+            carrying = [s for s in carrying if s.name == source.name]
+        if not carrying:
+            names = ", ".join(sorted({s.event.__name__ for s in self._sources.values()}))
+            msg = f"a pushed event must be one that the features are computed from ({names}), got {event!r}"
+            raise ContractError(msg)
+        if len(carrying) > 1:
+            msg = f"{type(event).__name__} is carried by the sources {[s.name for s in carrying]}: one must be named"
+            raise DefinitionError(msg, hint="push(event, source=...)")
+        return carrying[0]
+
+    def online(self, **entity_key: Key | None) -> FeatureValues:
+        """Return what serving would answer now, by its own clock.
+
+        Everything that was pushed counts at once, also an event (up to `max_future_skew`) ahead of now. There,
+        and only there, it may differ from `offline()`, which counts it once now has passed it.
+
+        Args:
+            entity_key: the fields of the entity keys. Where one is None or left out there is no entity: the features
+                of its groups are missing.
+
+        Raises:
+            ContractError: if a field belongs to no entity key, or has another type.
+        """
+        key = self._entity_key(entity_key)
+        now_us = np.array([self._clock.now_us()], np.int64)
+        columns: dict[str, FeatureColumn] = {}
+        for table, (group, features) in zip(self._tables, self._features, strict=True):
+            columns |= table.read(features, [_encoded(group, key)], now_us)
+        return _first_row(columns)
+
+    def offline(self, *, at: datetime | None = None, **entity_key: Key | None) -> FeatureValues:
+        """Return what a training set holds at a time, by default now: computed from history, point in time.
+
+        Args:
+            at: the query time, aware; any time. An event at exactly that time does not count.
+            entity_key: as in `online`.
+
+        Raises:
+            ContractError: if a field belongs to no entity key, or has another type.
+            ValueError: if `at` has no time zone.
+        """
+        key = self._entity_key(entity_key)
+        at_us = np.array([self._clock.now_us() if at is None else to_us(at)], np.int64)
+        columns: dict[str, FeatureColumn] = {}
+        for group, features in self._features:
+            columns |= self._point_in_time(group, features, key, at_us)
+        return _first_row(columns)
+
+    def _point_in_time(
+        self,
+        group: FeatureGroup,
+        features: tuple[Feature, ...],
+        key: Mapping[str, Key | None],
+        at_us: NDArray[np.int64],
+    ) -> dict[str, FeatureColumn]:
+        events = pl.concat(self._history[group.source.name])
+        columns = frame_schema(group.source.schema)
+        keys = pl.DataFrame(
+            {name: [key[name]] for name in group.entity}, schema={name: columns[name] for name in group.entity}
+        )
+        return point_in_time(group, features, events, keys, at_us)
+
+    def _entity_key(self, given: Mapping[str, Key | None]) -> dict[str, Key | None]:
+        fields = {field.name: field for group, _ in self._features for field in group.entity_fields}
+        for name, value in given.items():
+            if name not in fields:
+                msg = f"{name!r} is not a field of an entity key"
+                raise ContractError(msg, hint=did_you_mean(name, fields))
+            _check_key_type(fields[name], value)
+        return {name: given.get(name) for name in fields}
+
+
+def _features_by_group(
+    features: FeatureService | FeatureGroup | Iterable[FeatureGroup],
+) -> list[tuple[FeatureGroup, tuple[Feature, ...]]]:
+    if isinstance(features, FeatureService):
+        found = [(group, features.features_of(group)) for group in features.groups]
+    else:
+        groups = [features] if isinstance(features, FeatureGroup) else list(features)
+        found = [(group, group.features) for group in groups]
+    names = [group.name for group, _ in found]
+    if not found or len(set(names)) < len(names):
+        msg = f"a harness must be given feature groups of different names, got {names}"
+        raise DefinitionError(msg)
+    return found
+
+
+def _sources(groups: Iterable[FeatureGroup]) -> dict[str, KafkaSource]:
+    sources: dict[str, KafkaSource] = {}
+    for group in groups:
+        if sources.setdefault(group.source.name, group.source) != group.source:
+            msg = f"two different sources are named {group.source.name!r}; names must be unique"
+            raise DefinitionError(msg)
+    return sources
+
+
+def _refusal(event: Event, source: KafkaSource, ingest_time_us: int) -> DeadLetter | None:
+    at_us = to_us(event.values()[source.schema.event_time])
+    if at_us <= ingest_time_us + source.max_future_skew_us:
+        return None
+    ahead_us = at_us - ingest_time_us
+    reason = (
+        f"{source.schema.name}.{source.schema.event_time} must be at most {source.max_future_skew_us} us ahead of the "
+        f"broker's time, got {ahead_us} us"
+    )
+    return DeadLetter(event, reason)
+
+
+def _check_key_type(field: Field, value: Key | None) -> None:
+    if value is not None and type(value) is not field.type.dtype.python:
+        msg = f"entity key {field} must be {field.type.dtype.value}, got {value!r}"
+        raise ContractError(msg)
+
+
+def _encoded(group: FeatureGroup, key: Mapping[str, Key | None]) -> str | None:
+    values = [value for name in group.entity if (value := key[name]) is not None]
+    return encode_key(values) if len(values) == len(group.entity) else None
+
+
+def _first_row(columns: Mapping[str, FeatureColumn]) -> FeatureValues:
+    statuses = {name: Status(int(column.status[0])) for name, column in columns.items()}
+    values = {
+        name: None if statuses[name] >= Status.EXPIRED else column.values[0].item() for name, column in columns.items()
+    }
+    return FeatureValues(values, statuses)

@@ -1,0 +1,83 @@
+"""An online store in memory: the same bytes as the real one, written slot by slot as the stream writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from streamfti.compute.accumulators import EventColumns
+from streamfti.compute.event_columns import aggregated_fields, event_columns, key_expression
+from streamfti.compute.layout import HEADER_BYTES, NEWEST, RecordLayout
+from streamfti.compute.records import load_records, merge_tiles, read_features
+from streamfti.compute.tiles import build_tiles
+from streamfti.compute.values import FeatureColumn
+from streamfti.definitions.groups import Feature, FeatureGroup
+
+__all__ = ["OnlineTable"]
+
+_KEY = "_key"
+
+
+class OnlineTable:
+    """The records of one feature group, by entity key.
+
+    Nothing is shared between two calls but bytes: each batch loads the records that it touches, merges its tiles,
+    and writes the changed slots back at their offsets, past which a record is not padded. Batches are applied once
+    each: dropping replayed ones is the pipeline's business.
+
+    Attributes:
+        too_late: events that found their tile overwritten by a newer one.
+    """
+
+    def __init__(self, group: FeatureGroup) -> None:
+        self.group = group
+        self.layout = RecordLayout.of(group)
+        self.too_late = 0
+        self._records: dict[str, bytearray] = {}
+
+    def apply(self, frame: pl.DataFrame) -> None:
+        """Apply one batch of events: an event frame of the group's source, in any order, also empty.
+
+        Events in which a field of the entity key is null are passed over.
+        """
+        keyed = frame.with_columns(key_expression(self.group.entity_fields).alias(_KEY)).drop_nulls(_KEY)
+        if keyed.is_empty():
+            return
+        numbered = keyed.select(_KEY).unique(maintain_order=True).with_row_index("_row")
+        entity = keyed.join(numbered, on=_KEY, how="left", maintain_order="left")["_row"].to_numpy().astype(np.int64)
+        fields = aggregated_fields(self.group).values()
+        self._merge(numbered[_KEY].to_list(), event_columns(keyed, self.group.source.schema, fields, entity))
+
+    def _merge(self, keys: Sequence[str], events: EventColumns) -> None:
+        records = load_records(self.layout, self.records(keys)).copy()
+        np.maximum.at(records[NEWEST], events.entity, events.event_time_us)
+        for row, key in enumerate(keys):
+            self._write(key, 0, records[NEWEST][row].tobytes())
+        for ring in self.layout.rings:
+            written = merge_tiles(records, ring, build_tiles(events, ring))
+            self.too_late += written.too_late
+            for row, offset, slot in zip(written.rows, written.offsets_bytes, written.slots, strict=True):
+                self._write(keys[row], int(offset), slot.tobytes())
+
+    def _write(self, key: str, offset_bytes: int, part: bytes) -> None:
+        """Overwrite a part of a record; a gap before it reads as zeros."""
+        record = self._records.setdefault(key, bytearray(HEADER_BYTES))
+        record.extend(bytes(max(0, offset_bytes - len(record))))
+        record[offset_bytes : offset_bytes + len(part)] = part
+
+    def records(self, keys: Sequence[str | None]) -> list[bytes | None]:
+        """Return the stored bytes of each key, None where there are none, in the order of the keys."""
+        found = [None if key is None else self._records.get(key) for key in keys]
+        return [None if record is None else bytes(record) for record in found]
+
+    def read(
+        self, features: Sequence[Feature], keys: Sequence[str | None], query_time_us: NDArray[np.int64]
+    ) -> dict[str, FeatureColumn]:
+        """Return features by qualified name, as of n query times, in the order of the keys; None names no entity."""
+        has_entity = np.array([key is not None for key in keys], np.bool_)
+        return read_features(
+            self.layout, features, load_records(self.layout, self.records(keys)), query_time_us, has_entity
+        )

@@ -1,0 +1,232 @@
+"""Whatever the stream: what was merged tile by tile, what history gives, and what the definition says are one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import streamfti as fti
+from streamfti.clock import to_us
+from streamfti.compute.entity_keys import encode_key
+from streamfti.compute.point_in_time import point_in_time
+from streamfti.compute.values import FeatureColumn, Status
+from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.testing.event_frames import event_frame, frame_schema
+from streamfti.testing.naive import PlacedEvent, naive_feature
+from streamfti.testing.online_table import OnlineTable
+from streamfti.testing.strategies import batches, event_times_us, placed_streams, steps_us
+
+EXAMPLES = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+ORIGINS_US = (0, 1_767_225_600_000_000)  # the epoch itself, and 2026-01-01
+
+
+class Reading(fti.Event):
+    sensor: str
+    line: int | None
+    whole: int
+    part: float
+    sure: bool
+    maybe_whole: int | None
+    maybe_part: float | None
+    maybe_sure: bool | None
+    at: fti.EventTime
+
+
+readings = fti.KafkaSource("readings", Reading, max_future_skew="3s")
+
+
+@fti.feature_group(source=readings, entity="sensor")
+class BySensor:
+    n = fti.count().over("12s", "1m", "2m")
+    whole = fti.sum(Reading.whole).over("12s", "10m", default=-1)
+    part = fti.sum(Reading.part).over("12s", "1m")
+    sure = fti.mean(Reading.sure).over("1m")
+    maybe_whole_sum = fti.sum(Reading.maybe_whole).over("12s", "1m")
+    maybe_whole_least = fti.min(Reading.maybe_whole).over("12s", "1m", default=7)
+    maybe_whole_most = fti.max(Reading.maybe_whole).over("12s", "1m")
+    part_least = fti.min(Reading.part).over("12s", "10m")
+    part_most = fti.max(Reading.part).over("12s", "10m")
+    maybe_part_mean = fti.mean(Reading.maybe_part).over("12s", "1m", default=0.5)
+    maybe_sure_last = fti.last(Reading.maybe_sure).over("12s", "10m")
+    last_whole = fti.last(Reading.whole).over("12s", "10m")
+    last_maybe_part = fti.last(Reading.maybe_part).over("1m", hop="1m")
+    jumping = fti.count().over("10s", hop="10s")
+
+
+@fti.feature_group(source=readings, entity=("sensor", "line"))
+class ByLine:
+    n = fti.count().over("12s", "1m")
+    total = fti.sum(Reading.whole).over("1m")
+    last = fti.last(Reading.maybe_whole).over("1m", hop="30s")
+
+
+@fti.feature_group(source=readings, entity=("line", "sure"))
+class ByFlag:
+    n = fti.count().over("12s")
+    last = fti.last(Reading.whole).over("12s", hop="12s")
+
+
+GROUPS: list[Any] = [BySensor, ByLine, ByFlag]  # mypy ignores what class decorators return
+every_group = pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+
+
+def streams(group: FeatureGroup) -> st.SearchStrategy[list[PlacedEvent]]:
+    return st.sampled_from(ORIGINS_US).flatmap(
+        lambda origin: placed_streams(Reading, event_times_us(origin, steps_us(group)))
+    )
+
+
+def keys_of(group: FeatureGroup, events: Sequence[PlacedEvent]) -> list[tuple[object, ...]]:
+    found = {tuple(e.event.values()[name] for name in group.entity) for e in events}
+    never_seen = tuple({"sensor": "nobody", "line": 99, "sure": False}[name] for name in group.entity)
+    no_entity = (None,) * len(group.entity)
+    return [*sorted(found, key=repr), never_seen, no_entity]
+
+
+def key_frame(group: FeatureGroup, keys: Sequence[tuple[object, ...]]) -> pl.DataFrame:
+    columns = frame_schema(group.source.schema)
+    return pl.DataFrame(keys, schema={name: columns[name] for name in group.entity}, orient="row")
+
+
+def encoded(keys: Sequence[tuple[object, ...]]) -> list[str | None]:
+    return [None if None in key else encode_key(key) for key in keys]  # type: ignore[arg-type]  # None is excluded
+
+
+def newest_us(events: Sequence[PlacedEvent]) -> int:
+    return max((to_us(e.event.values()["at"]) for e in events), default=0)
+
+
+def query_times(group: FeatureGroup, events: Sequence[PlacedEvent], earliest_us: int) -> st.SearchStrategy[int]:
+    """Times at which something leaves a window, give or take a microsecond; never before the earliest."""
+    at = st.sampled_from([to_us(e.event.values()["at"]) for e in events] or [0])
+    step, nudge = st.sampled_from((0, *steps_us(group))), st.sampled_from((-1, 0, 1))
+    twice = st.tuples(step, step).map(sum)
+    return st.builds(lambda t, s, d: max(t + s + d, earliest_us), at, twice, nudge)
+
+
+def table_of(group: FeatureGroup, parts: Sequence[Sequence[PlacedEvent]]) -> OnlineTable:
+    table = OnlineTable(group)
+    for part in parts:
+        table.apply(event_frame(readings.schema, part))
+    return table
+
+
+def values_of(column: FeatureColumn) -> list[float | None]:
+    return [
+        None if status >= Status.EXPIRED else value.item()
+        for value, status in zip(column.values, column.status, strict=True)
+    ]
+
+
+def assert_equal(feature: Feature, got: Sequence[float | None], expected: Sequence[float | None]) -> None:
+    for one, other in zip(got, expected, strict=True):
+        if one is None or other is None or (feature.aggregation.kind not in {"sum", "mean"} or isinstance(one, int)):
+            assert one == other, feature.qualified_name
+        else:
+            assert math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-6), (feature.qualified_name, one, other)
+
+
+def naive_columns(
+    group: FeatureGroup, events: Sequence[PlacedEvent], keys: Sequence[tuple[object, ...]], at_us: Sequence[int]
+) -> Mapping[str, list[float | None]]:
+    named = [dict(zip(group.entity, key, strict=True)) for key in keys]
+    return {
+        f.qualified_name: [naive_feature(f, group, events, key, q) for key, q in zip(named, at_us, strict=True)]
+        for f in group.features
+    }
+
+
+@every_group
+@EXAMPLES
+@given(data=st.data())
+def test_merged_tiles_equal_the_definition_and_history(group: FeatureGroup, data: st.DataObject) -> None:
+    events = data.draw(streams(group))
+    table = table_of(group, data.draw(batches(events)))
+    keys = keys_of(group, events)
+    after_newest = query_times(group, events, newest_us(events) + 1)
+    at_us = data.draw(st.lists(after_newest, min_size=len(keys), max_size=len(keys)))
+
+    online = table.read(group.features, encoded(keys), np.array(at_us, np.int64))
+
+    history = point_in_time(
+        group, group.features, event_frame(readings.schema, events), key_frame(group, keys), np.array(at_us)
+    )
+    expected = naive_columns(group, events, keys, at_us)
+    for feature in group.features:
+        name = feature.qualified_name
+        assert_equal(feature, values_of(online[name]), expected[name])
+        assert_equal(feature, values_of(online[name]), values_of(history[name]))
+        np.testing.assert_array_equal(online[name].status, history[name].status)
+
+
+@every_group
+@EXAMPLES
+@given(data=st.data())
+def test_history_equals_the_definition_at_any_past_time(group: FeatureGroup, data: st.DataObject) -> None:
+    events = data.draw(streams(group))
+    keys = keys_of(group, events)
+    at_us = data.draw(st.lists(query_times(group, events, 0), min_size=len(keys), max_size=len(keys)))
+    shuffled = data.draw(st.permutations(events))
+
+    history = point_in_time(
+        group, group.features, event_frame(readings.schema, shuffled), key_frame(group, keys), np.array(at_us)
+    )
+
+    expected = naive_columns(group, events, keys, at_us)
+    for feature in group.features:
+        assert_equal(feature, values_of(history[feature.qualified_name]), expected[feature.qualified_name])
+
+
+@every_group
+@EXAMPLES
+@given(data=st.data())
+def test_events_ahead_of_the_clock_count_at_once_and_push_nothing_out(group: FeatureGroup, data: st.DataObject) -> None:
+    events = data.draw(streams(group))
+    table = table_of(group, data.draw(batches(events)))
+    keys = keys_of(group, events)
+    skew_us = group.source.max_future_skew_us
+    now_us = max(0, newest_us(events) - data.draw(st.integers(0, skew_us) | st.just(skew_us)))
+
+    online = table.read(group.features, encoded(keys), np.full(len(keys), now_us, np.int64))
+
+    for feature in group.features:
+        expected = [
+            naive_feature(feature, group, events, dict(zip(group.entity, key, strict=True)), now_us, head="applied")
+            for key in keys
+        ]
+        assert_equal(feature, values_of(online[feature.qualified_name]), expected)
+
+
+@pytest.mark.parametrize("group", GROUPS[1:], ids=lambda group: group.name)  # sums of floats depend on order
+@EXAMPLES
+@given(data=st.data())
+def test_any_order_and_split_gives_the_same_bytes(group: FeatureGroup, data: st.DataObject) -> None:
+    events = data.draw(streams(group))
+    shuffled = data.draw(st.permutations(events))
+    keys = [key for key in encoded(keys_of(group, events)) if key is not None]
+
+    one = table_of(group, [events])
+    cut = table_of(group, data.draw(batches(events)))
+    other = table_of(group, data.draw(batches(shuffled)))
+
+    assert one.records(keys) == cut.records(keys) == other.records(keys)
+
+
+@pytest.mark.parametrize("group", GROUPS[:1], ids=lambda group: group.name)
+@EXAMPLES
+@given(data=st.data())
+def test_the_newest_event_time_is_in_the_record(group: FeatureGroup, data: st.DataObject) -> None:
+    events = data.draw(streams(group))
+    table = table_of(group, data.draw(batches(events)))
+    for (sensor,) in keys_of(group, events)[:-2]:
+        own = [e for e in events if e.event.values()["sensor"] == sensor]
+        (record,) = table.records([str(sensor)])
+        assert record is not None
+        assert int.from_bytes(record[:8], "little") == newest_us(own)
