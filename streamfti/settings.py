@@ -5,11 +5,12 @@ Settings are read once, where a process is put together, and handed on as plain 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -22,11 +23,9 @@ __all__ = [
     "DEFAULT_HOME",
     "DEFAULT_REDIS_URL",
     "Settings",
-    "bootstrap_servers_option",
-    "home_option",
     "load_settings",
     "masked_url",
-    "redis_url_option",
+    "settings_options",
 ]
 
 DEFAULT_HOME = ".streamfti"
@@ -38,7 +37,10 @@ _OURS = "STREAMFTI_"
 _KNOWN = (_HOME, "STREAMFTI_ADDRESS")
 """Every variable that begins as ours do; the other one is the default of the clients' option `--address`."""
 
-C = TypeVar("C", bound=Callable[..., Any])
+SettingName = Literal["home", "redis_url", "bootstrap_servers"]
+
+T = TypeVar("T")
+"""What a command returns."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -132,28 +134,40 @@ def _masked_pair(pair: str) -> str:
     return f"{name}{equals}***" if name == "password" else pair
 
 
-def home_option(command: C) -> C:
-    """Add `--home`: a `Path`, or None where it was not given."""
-    return click.option(
+def settings_options(*names: SettingName) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a click command options for the named settings, and hand it the outcome as its argument `settings`.
+
+    Settings that are not named are decided without an option.
+    """
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(command)
+        def with_settings(*args: object, **values: Any) -> T:  # noqa: ANN401  # whatever the command takes
+            given = {name: values.pop(name) for name in names}
+            return command(*args, settings=load_settings(**given), **values)
+
+        decorated: Callable[..., T] = with_settings
+        for name in reversed(names):
+            decorated = _OPTIONS[name](decorated)
+        return decorated
+
+    return decorate
+
+
+_OPTIONS: dict[SettingName, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "home": click.option(
         "--home",
         type=click.Path(file_okay=False, path_type=Path),
         help=f"Folder of the log, the models and the schemas.  [env: {_HOME}; default: {DEFAULT_HOME}]",
-    )(command)
-
-
-def redis_url_option(command: C) -> C:
-    """Add `--redis-url`: a string, or None where it was not given."""
-    return click.option(
+    ),
+    "redis_url": click.option(
         "--redis-url",
         metavar="URL",
         help=f"The online store.  [env: {_REDIS}; default: that of `dev up`, else {DEFAULT_REDIS_URL}]",
-    )(command)
-
-
-def bootstrap_servers_option(command: C) -> C:
-    """Add `--bootstrap-servers`: a string, or None where it was not given."""
-    return click.option(
+    ),
+    "bootstrap_servers": click.option(
         "--bootstrap-servers",
         metavar="HOST:PORT",
         help=f"The Kafka brokers.  [env: {_KAFKA}; default: that of `dev up`, else {DEFAULT_BOOTSTRAP_SERVERS}]",
-    )(command)
+    ),
+}

@@ -60,7 +60,7 @@ def model_input(service: FeatureService, columns: Mapping[str, NDArray[Any]]) ->
     n = len(next(iter(columns.values())))
     numeric = np.empty((n, len(plan.numeric)), np.float32)
     for i, name in enumerate(plan.numeric):
-        numeric[:, i] = columns[name]
+        numeric[:, i] = np.asarray(columns[name], np.float64)  # by way of float64 always: int64 rounds otherwise
     categories = np.empty((n, len(plan.categories)), np.object_)
     for i, name in enumerate(plan.categories):
         categories[:, i] = ["" if value is None else value for value in columns[name]]

@@ -65,14 +65,14 @@ class FeatureService:
     def __init__(
         self,
         name: str,
-        members: Iterable[RequestFeature | FeatureGroup | Feature],
+        members: Iterable[RequestFeature | FeatureGroup | Feature | type],
         *,
-        groups: Iterable[FeatureGroup] = (),
+        groups: Iterable[FeatureGroup | type] = (),
     ) -> None:
+        # To a type checker a decorated class stays a class, so `type` stands in the signature; only groups pass.
         members = list(members)
         self.name = name
-        whole = [m for m in members if isinstance(m, FeatureGroup)]
-        known = {g.name: g for g in [*whole, *groups]}
+        known = {g.name: g for g in [*members, *groups] if isinstance(g, FeatureGroup)}
         self.inputs: tuple[RequestFeature | Feature, ...] = tuple(_expanded(name, members))
         self.groups: tuple[FeatureGroup, ...] = tuple(_used_groups(name, self.inputs, known))
         self._check()

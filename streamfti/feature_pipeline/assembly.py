@@ -1,4 +1,4 @@
-"""Putting a feature pipeline together from settings: which stores, which topics, which positions. No logic of its own."""
+"""Putting a feature pipeline together from settings: which stores, topics and positions. No logic of its own."""
 
 from __future__ import annotations
 

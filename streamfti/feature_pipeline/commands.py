@@ -28,7 +28,7 @@ from streamfti.feature_pipeline.materialize import materialize as fill_group
 from streamfti.feature_pipeline.pipeline import LogPolicy
 from streamfti.feature_pipeline.producer import EventProducer
 from streamfti.feature_pipeline.runner import StopSignal
-from streamfti.settings import bootstrap_servers_option, home_option, load_settings, redis_url_option
+from streamfti.settings import Settings, settings_options
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.schemas.file_registry import FileSchemaRegistry
 
@@ -81,9 +81,7 @@ Examples:
 )
 @_DEFINITIONS
 @click.option("--source", "sources", multiple=True, help="A source to read; may be repeated. By default, all of them.")
-@home_option
-@redis_url_option
-@bootstrap_servers_option
+@settings_options("home", "redis_url", "bootstrap_servers")
 @click.option("--metrics-port", type=_PORT, help="Port for Prometheus; 0 takes a free one. By default, none.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to bind for Prometheus.")
 @click.option("--until-caught-up", is_flag=True, help="Stop by itself at the end of the topics.")
@@ -109,9 +107,7 @@ def features(
     definitions: Path,
     *,
     sources: tuple[str, ...],
-    home: Path | None,
-    redis_url: str | None,
-    bootstrap_servers: str | None,
+    settings: Settings,
     metrics_port: int | None,
     metrics_host: str,
     until_caught_up: bool,
@@ -126,7 +122,6 @@ def features(
     everything durable and exit code 0. A second signal ends it at once, which loses nothing either: the next run
     reads again what was not durable.
     """
-    settings = load_settings(home=home, redis_url=redis_url, bootstrap_servers=bootstrap_servers)
     stop = StopSignal(when_caught_up=until_caught_up)
     policy = LogPolicy(max_rows=log_max_rows, max_age_s=log_max_age)
     with _stopped_by_signals(stop):
@@ -207,8 +202,7 @@ Examples:
     "--ingest-time-from-event", is_flag=True, help="For history: messages carry the event time as the broker's time."
 )
 @click.option("--skip-invalid", is_flag=True, help="Leave out and count rows that are no events, instead of stopping.")
-@home_option
-@bootstrap_servers_option
+@settings_options("home", "bootstrap_servers")
 def produce(
     definitions: Path,
     *,
@@ -218,15 +212,13 @@ def produce(
     rate: float | None,
     ingest_time_from_event: bool,
     skip_invalid: bool,
-    home: Path | None,
-    bootstrap_servers: str | None,
+    settings: Settings,
 ) -> None:
     """Send the events of FILE to the topic of a source.
 
     FILE is .jsonl, .csv or .parquet with the fields of the event class by name; `-` reads JSON lines from standard
     input. Times are ISO 8601 with a zone (2026-01-31T12:00:00Z) or whole microseconds since 1970.
     """
-    settings = load_settings(home=home, bootstrap_servers=bootstrap_servers)
     source = load_catalog(definitions).source(source_name)
     if key is not None:
         source.schema.field(key)
@@ -265,17 +257,13 @@ Examples:
 @_DEFINITIONS
 @click.option("--group", "groups", multiple=True, required=True, help="The feature group to fill; may be repeated.")
 @click.option("--force-rebuild", is_flag=True, help="Delete what is stored of the group online, and fill it anew.")
-@home_option
-@redis_url_option
-def materialize(
-    definitions: Path, *, groups: tuple[str, ...], force_rebuild: bool, home: Path | None, redis_url: str | None
-) -> None:
+@settings_options("home", "redis_url")
+def materialize(definitions: Path, *, groups: tuple[str, ...], force_rebuild: bool, settings: Settings) -> None:
     """Fill the online features of a group from the offline log.
 
     For a new group or version on a topic that has been read before, and after a Redis that lost its data. No feature
     pipeline may run the group meanwhile. `run features` goes on from where the log ends.
     """
-    settings = load_settings(home=home, redis_url=redis_url)
     catalog, clock = load_catalog(definitions), SystemClock()
     log = OfflineLog(settings.log_folder, clock=clock)
     for group in [catalog.group(name) for name in dict.fromkeys(groups)]:
@@ -303,6 +291,6 @@ def _progress_bar(what: str, count: Callable[[], int | None]) -> Iterator[Callab
         task = progress.add_task(what, total=count() if console.is_terminal else None)
 
         def show(done: int, of: int | None) -> None:
-            progress.update(task, completed=done, **({} if of is None else {"total": of}))
+            progress.update(task, completed=done, total=of)  # None leaves the total as it is
 
         yield show

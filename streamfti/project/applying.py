@@ -1,0 +1,130 @@
+"""Making what a definition file stands for: topics, schemas, the meaning of groups. Doing it again changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from streamfti.compute.layout import RecordLayout
+from streamfti.definitions.catalog import Catalog
+from streamfti.definitions.groups import FeatureGroup
+from streamfti.errors import CorruptRecord, FingerprintMismatch
+from streamfti.feature_pipeline.avro_schema import avro_schema
+from streamfti.project.plan import build_plan
+from streamfti.project.topics import Topic, Topics
+from streamfti.stores.online.keys import meta_key
+from streamfti.stores.online.redis_store import OnlineReader, register_group
+from streamfti.stores.schemas.port import SchemaRegistry
+
+__all__ = ["Applied", "apply_catalog", "stored_fingerprints"]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One thing that is there now."""
+
+    kind: str
+    name: str
+    detail: str
+    is_new: bool
+
+
+def stored_fingerprints(redis_url: str, groups: Iterable[FeatureGroup]) -> dict[str, str | None]:
+    """Return, by group name, the fingerprint that the online store holds of this version; None where it holds none.
+
+    Raises:
+        StoreError: if the store cannot be used.
+    """
+    groups = tuple(groups)
+    reader = OnlineReader(redis_url)
+    try:
+        found = reader.read([meta_key(group) for group in groups])
+    finally:
+        reader.close()
+    return {group.name: _fingerprint(group, meta) for group, meta in zip(groups, found, strict=True)}
+
+
+def _fingerprint(group: FeatureGroup, meta: bytes | None) -> str | None:
+    if meta is None:
+        return None
+    try:
+        return str(json.loads(meta)["fingerprint"])
+    except (ValueError, KeyError, TypeError) as exc:
+        msg = f"the online store must say what {group.name!r} version {group.version} means, got {meta[:40]!r}"
+        raise CorruptRecord(msg) from exc
+
+
+def apply_catalog(
+    catalog: Catalog,
+    topics: Topics,
+    schemas: SchemaRegistry,
+    *,
+    redis_url: str,
+    partitions: int,
+    topic_config: Mapping[str, str],
+) -> list[Applied]:
+    """Create what is missing, and return everything with whether it is new.
+
+    In this order, so that a refusal leaves as little behind as possible:
+
+    1. See that no group has changed its meaning under the same version.
+    2. Create the topics of the sources and of their dead letters, and wait until they can be used.
+    3. Register the schemas of the events.
+    4. Write down what the groups mean in the online store.
+
+    A death in between leaves less than all of it; doing it again completes it.
+
+    Args:
+        catalog: the definitions.
+        topics: the cluster.
+        schemas: the schema registry.
+        redis_url: the online store.
+        partitions: of a new source topic. A new topic of dead letters has one.
+        topic_config: of new source topics, as Kafka names it.
+
+    Raises:
+        FingerprintMismatch: if a group is stored with another meaning under the same version.
+        SourceError: if the broker does not answer or refuses.
+        StoreError: if a store cannot be used.
+    """
+    _refuse_changed(catalog, redis_url)  # 1.
+    done = _apply_topics(catalog, topics, partitions, topic_config)  # 2.
+    done += _apply_schemas(catalog, schemas)  # 3.
+    for group in catalog.groups.values():  # 4.
+        is_new = register_group(redis_url, group, RecordLayout.of(group).record_bytes)
+        done.append(Applied("group", group.name, f"version {group.version}", is_new))
+    return done
+
+
+def _refuse_changed(catalog: Catalog, redis_url: str) -> None:
+    stored = stored_fingerprints(redis_url, catalog.groups.values())
+    changed = build_plan(catalog, partitions=None, stored=stored).changed
+    if changed:
+        group = changed[0]
+        msg = (
+            f"feature group {group.name!r} version {group.version} must keep its meaning: the online store holds "
+            f"fingerprint {str(group.stored_fingerprint)[:12]}, the definition has {group.fingerprint[:12]}"
+        )
+        raise FingerprintMismatch(msg, hint=f"set version={group.version + 1} for the changed group")
+
+
+def _apply_topics(catalog: Catalog, topics: Topics, partitions: int, config: Mapping[str, str]) -> list[Applied]:
+    wanted: list[Topic] = []
+    for source in catalog.sources.values():
+        wanted += [Topic(source.topic, partitions, config), Topic(source.dead_letter_topic, 1, {})]
+    there = topics.partitions()
+    topics.create([topic for topic in wanted if topic.name not in there])
+    return [
+        Applied("topic", t.name, f"{there.get(t.name, t.partitions)} partitions", t.name not in there) for t in wanted
+    ]
+
+
+def _apply_schemas(catalog: Catalog, schemas: SchemaRegistry) -> list[Applied]:
+    known = schemas.subjects()
+    done: list[Applied] = []
+    for source in catalog.sources.values():
+        schema_id = schemas.register(source.topic, avro_schema(source.schema))
+        is_new = schema_id not in known.get(source.topic, ())
+        done.append(Applied("schema", source.topic, f"id {schema_id}", is_new))
+    return done

@@ -1,0 +1,199 @@
+"""What a definition file stands for, as plain values, and how that compares with what is there.
+
+No I/O, and no words for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from streamfti.compute.layout import RecordLayout
+from streamfti.definitions.catalog import Catalog
+from streamfti.definitions.fingerprint import group_fingerprint, service_fingerprint
+from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.models import Model
+from streamfti.definitions.services import FeatureService
+from streamfti.definitions.sources import KafkaSource
+
+__all__ = ["FeaturePlan", "GroupPlan", "ModelPlan", "Plan", "RingPlan", "ServicePlan", "SourcePlan", "build_plan"]
+
+GroupState = Literal["new", "same", "changed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """A source and its two topics. Numbers of partitions: 0 where there is no such topic, None where unknown."""
+
+    name: str
+    event: str
+    fields: dict[str, str]
+    event_time: str
+    partitions: int | None
+    dead_letter_topic: str
+    dead_letter_partitions: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePlan:
+    """A feature of a group."""
+
+    name: str
+    aggregation: str
+    dtype: str
+    window: str
+    """As it was written."""
+    window_us: int
+    hop_us: int
+    default: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RingPlan:
+    """The tiles of one hop in an entity's record."""
+
+    hop_us: int
+    slots: int
+    slot_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """A feature group, and how it compares with the online store."""
+
+    name: str
+    version: int
+    source: str
+    entity: dict[str, str]
+    features: list[FeaturePlan]
+    rings: list[RingPlan]
+    record_bytes: int
+    retention_us: int
+    fingerprint: str
+    stored_fingerprint: str | None
+    state: GroupState
+    """`new`: not stored; `changed`: stored with another meaning under the same version; `unknown`: not asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """A feature service: its inputs by name, in order."""
+
+    name: str
+    inputs: list[str]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """A model."""
+
+    name: str
+    task: str
+    service: str
+    spine: str
+    label: str
+    label_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of it, in the order of definition."""
+
+    sources: list[SourcePlan]
+    groups: list[GroupPlan]
+    services: list[ServicePlan]
+    models: list[ModelPlan]
+
+    @property
+    def changed(self) -> list[GroupPlan]:
+        """The groups that need a new version."""
+        return [group for group in self.groups if group.state == "changed"]
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+
+def build_plan(
+    catalog: Catalog, *, partitions: Mapping[str, int] | None, stored: Mapping[str, str | None] | None
+) -> Plan:
+    """Say what a catalog stands for.
+
+    Args:
+        catalog: the definitions.
+        partitions: the number of partitions of every topic that there is; None if that is unknown.
+        stored: by group name, the fingerprint that the online store holds of this version, None where it holds
+            nothing; None instead of the mapping if that is unknown.
+    """
+    return Plan(
+        sources=[_source(s, partitions) for s in catalog.sources.values()],
+        groups=[_group(g, stored) for g in catalog.groups.values()],
+        services=[_service(s) for s in catalog.services.values()],
+        models=[_model(m) for m in catalog.models.values()],
+    )
+
+
+def _source(source: KafkaSource, partitions: Mapping[str, int] | None) -> SourcePlan:
+    return SourcePlan(
+        name=source.name,
+        event=source.schema.name,
+        fields={f.name: str(f.type) for f in source.schema.fields},
+        event_time=source.schema.event_time,
+        partitions=None if partitions is None else partitions.get(source.topic, 0),
+        dead_letter_topic=source.dead_letter_topic,
+        dead_letter_partitions=None if partitions is None else partitions.get(source.dead_letter_topic, 0),
+    )
+
+
+def _group(group: FeatureGroup, stored: Mapping[str, str | None] | None) -> GroupPlan:
+    layout, fingerprint = RecordLayout.of(group), group_fingerprint(group)
+    found = None if stored is None else stored.get(group.name)
+    return GroupPlan(
+        name=group.name,
+        version=group.version,
+        source=group.source.name,
+        entity={f.name: f.type.dtype.value for f in group.entity_fields},
+        features=[_feature(f) for f in group.features],
+        rings=[RingPlan(r.hop_us, r.n_slots, r.slot_bytes) for r in layout.rings],
+        record_bytes=layout.record_bytes,
+        retention_us=group.retention_us,
+        fingerprint=fingerprint,
+        stored_fingerprint=found,
+        state="unknown" if stored is None else _state(fingerprint, found),
+    )
+
+
+def _state(fingerprint: str, stored: str | None) -> GroupState:
+    if stored is None:
+        return "new"
+    return "same" if stored == fingerprint else "changed"
+
+
+def _feature(feature: Feature) -> FeaturePlan:
+    field = feature.aggregation.field
+    return FeaturePlan(
+        name=feature.name,
+        aggregation=f"{feature.aggregation.kind}({'' if field is None else field.name})",
+        dtype=feature.dtype.value,
+        window=feature.window.label,
+        window_us=feature.window.length_us,
+        hop_us=feature.window.hop_us,
+        default=feature.default,
+    )
+
+
+def _service(service: FeatureService) -> ServicePlan:
+    return ServicePlan(service.name, [i.qualified_name for i in service.inputs], service_fingerprint(service))
+
+
+def _model(model: Model) -> ModelPlan:
+    return ModelPlan(
+        name=model.name,
+        task=model.task,
+        service=model.features.name,
+        spine=model.spine.name,
+        label=str(model.label.field),
+        label_source=model.label.source.name,
+    )

@@ -1,0 +1,100 @@
+"""A plan as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from streamfti.definitions.durations import duration_label
+from streamfti.project.plan import GroupPlan, ModelPlan, Plan, RingPlan, ServicePlan, SourcePlan
+
+__all__ = ["plan_tables"]
+
+_STATES = {
+    "new": Text("new", "green"),
+    "same": Text("same as online"),
+    "changed": Text("CHANGED MEANING: needs a new version", "bold red"),
+    "unknown": Text("not compared", "dim"),
+}
+_SHOWN = 12  # digits of a fingerprint
+
+
+def plan_tables(plan: Plan) -> RenderableType:
+    """Return a plan as something that rich prints: sources, each group, services, models."""
+    parts: list[RenderableType] = [_sources(plan.sources)]
+    for group in plan.groups:
+        parts += [_group(group), _group_facts(group)]
+    if plan.services:
+        parts.append(_services(plan.services))
+    if plan.models:
+        parts.append(_models(plan.models))
+    return Group(*parts)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _sources(sources: Iterable[SourcePlan]) -> Table:
+    table = _table("Sources", "topic", "event", "event time", "state", "dead letters", "state")
+    for s in sources:
+        table.add_row(
+            *(s.name, s.event, s.event_time, _topic(s.partitions)),
+            s.dead_letter_topic,
+            _topic(s.dead_letter_partitions),
+        )
+    return table
+
+
+def _topic(partitions: int | None) -> Text:
+    if partitions is None:
+        return Text("not asked", "dim")
+    return Text(f"exists, {partitions} partitions") if partitions else Text("to be created", "green")
+
+
+def _group(group: GroupPlan) -> Table:
+    title = f"Feature group {group.name} version {group.version}, of {group.source} by {', '.join(group.entity)}"
+    table = _table(title, "feature", "value", "type", "window", "hop", "if empty")
+    for f in group.features:
+        empty = "0" if f.aggregation == "count()" else "missing" if f.default is None else f"{f.default:g}"
+        table.add_row(f.name, f.aggregation, f.dtype, f.window, _duration(f.hop_us), empty)
+    return table
+
+
+def _group_facts(group: GroupPlan) -> Text:
+    rings = " + ".join(_ring(ring) for ring in group.rings)
+    return Text.assemble(
+        _STATES[group.state],
+        f"\n{group.record_bytes:,} bytes per entity: 8 + {rings}",
+        f"\nkept {_duration(group.retention_us)} after the last event; fingerprint {group.fingerprint[:_SHOWN]}\n",
+    )
+
+
+def _ring(ring: RingPlan) -> str:
+    return f"{ring.slots} tiles of {_duration(ring.hop_us)} x {ring.slot_bytes}"
+
+
+def _services(services: Iterable[ServicePlan]) -> Table:
+    table = _table("Feature services", "service", "inputs, in order", "fingerprint")
+    for s in services:
+        table.add_row(s.name, ", ".join(s.inputs), s.fingerprint[:_SHOWN])
+    return table
+
+
+def _models(models: Iterable[ModelPlan]) -> Table:
+    table = _table("Models", "model", "task", "service", "spine", "label")
+    for m in models:
+        table.add_row(m.name, m.task, m.service, m.spine, f"{m.label} of {m.label_source}")
+    return table
+
+
+def _duration(us: int) -> str:
+    duration = timedelta(microseconds=us)
+    return f"{us} us" if us % 1_000_000 else duration_label(duration)
