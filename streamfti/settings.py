@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
@@ -36,6 +36,8 @@ _HOME, _REDIS, _KAFKA = "STREAMFTI_HOME", "REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"
 _OURS = "STREAMFTI_"
 _KNOWN = (_HOME, "STREAMFTI_ADDRESS")
 """Every variable that begins as ours do; the other one is the default of the clients' option `--address`."""
+
+_PASSWORD = re.compile(r"((?:^|://)[^:@/?#]*:)[^/?#]*(@)|(?<=[?&]password=)[^&#]*")
 
 SettingName = Literal["home", "redis_url", "bootstrap_servers"]
 
@@ -121,17 +123,7 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
 
 def masked_url(url: str) -> str:
     """Return a URL without its password, wherever in it that stands."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    netloc = f"{name}{colon and ':***'}{at}{host}"
-    query = "&".join(_masked_pair(pair) for pair in parts.query.split("&")) if parts.query else ""
-    return parts._replace(netloc=netloc, query=query).geturl()
-
-
-def _masked_pair(pair: str) -> str:
-    name, equals, _ = pair.partition("=")
-    return f"{name}{equals}***" if name == "password" else pair
+    return _PASSWORD.sub(lambda found: f"{found[1] or ''}***{found[2] or ''}", url)
 
 
 def settings_options(*names: SettingName) -> Callable[[Callable[..., T]], Callable[..., T]]:

@@ -34,6 +34,8 @@ def point_in_time(
     events: pl.DataFrame,
     keys: pl.DataFrame,
     query_time_us: NDArray[np.int64],
+    *,
+    head_us: NDArray[np.int64] | None = None,
 ) -> dict[str, FeatureColumn]:
     """Return features of n entities as of n query times, by qualified name, in the order of the queries.
 
@@ -43,6 +45,8 @@ def point_in_time(
         events: event frame of the group's source, in any order; all events that the windows may hold.
         keys: n rows with the columns of the entity key. Where one is null there is no entity: all missing.
         query_time_us: int64[n]; an event at exactly the query time does not count.
+        head_us: int64[n], where the windows end instead, while their tails still follow the query times: what a
+            read without `as_of` sees, to which every applied event counts at once.
     """
     index = EventIndex.of(group, events, keys)
     windows: dict[Window, tuple[AnyArray, AnyArray]] = {}
@@ -56,7 +60,7 @@ def point_in_time(
             key = (feature.window, accumulator.name)
             if key not in states:
                 if feature.window not in windows:
-                    windows[feature.window] = index.runs(feature.window, query_time_us)
+                    windows[feature.window] = index.runs(feature.window, query_time_us, head_us)
                 if accumulator.name not in trees:
                     trees[accumulator.name] = _MergeTree(accumulator, index.events)
                 states[key] = trees[accumulator.name].query(*windows[feature.window])
@@ -108,11 +112,13 @@ class EventIndex:
         rank = np.searchsorted(self._times_us, time_us, side="left")
         return np.searchsorted(self._order, self.entity * self._slots + rank, side="left")
 
-    def runs(self, window: Window, query_time_us: NDArray[np.int64]) -> tuple[AnyArray, AnyArray]:
+    def runs(
+        self, window: Window, query_time_us: NDArray[np.int64], head_us: NDArray[np.int64] | None = None
+    ) -> tuple[AnyArray, AnyArray]:
         """Return where each query's window begins (included) and ends (excluded) among the events."""
         tail = query_time_us - window.length_us
         tail -= tail % window.hop_us
-        return self.first_not_before(tail), self.first_not_before(query_time_us)
+        return self.first_not_before(tail), self.first_not_before(query_time_us if head_us is None else head_us)
 
 
 class _MergeTree:

@@ -239,5 +239,6 @@ def send_events(
 
 
 def _stop_at(row: BadRow, sent: int) -> ContractError:
-    hint = f"the {sent} events before it were sent; --skip-invalid leaves such rows out"
-    return ContractError(f"{row.place}: {row.error.message}", hint=f"{row.error.hint}; {hint}".removeprefix("; "))
+    before = f"the {sent:,} events before it were sent" if sent else "nothing was sent"
+    hints = (row.error.hint, f"{before}; --skip-invalid leaves such rows out")
+    return ContractError(f"{row.place}: {row.error.message}", hint="; ".join(filter(None, hints)))

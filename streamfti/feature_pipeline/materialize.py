@@ -25,9 +25,9 @@ from streamfti.stores.online.keys import progress_key
 from streamfti.stores.online.progress import Progress
 from streamfti.stores.online.redis_store import OnlineWriter, delete_values, has_values, register_group
 
-__all__ = ["Materialized", "materialize"]
+__all__ = ["CHUNK_ROWS", "Materialized", "materialize"]
 
-_CHUNK_ROWS = 20_000  # as the largest batch of the stream: one transaction must not hold up readers
+CHUNK_ROWS = 20_000  # as the largest batch of the stream: one transaction must not hold up readers
 _NOTHING = GroupChange((), {}, 0, 0, {}, {})
 
 
@@ -62,6 +62,7 @@ def materialize(
     redis_url: str,
     clock: Clock,
     force_rebuild: bool = False,
+    chunk_rows: int = CHUNK_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Materialized:
     """Fill the records of a group from what the log of its source holds now.
@@ -74,8 +75,8 @@ def materialize(
     4. Write the progress of the partitions whose log reaches further than its last event, to where it reaches.
 
     A death in 2 or 3 leaves a group that has a part of its values, and progress in a part of its partitions: a
-    feature pipeline refuses the others, and this function refuses the group without `force_rebuild`. A death before
-    4 leaves no more than dead letters to read again. No feature pipeline may have the group meanwhile: one that has
+    feature pipeline refuses the others, and this function refuses the group without `force_rebuild`. Where all
+    partitions have begun, a feature pipeline goes on from the topic instead. No feature pipeline may have the group meanwhile: one that has
     is fenced, or fences this.
 
     Args:
@@ -84,6 +85,7 @@ def materialize(
         redis_url: the online store.
         clock: for the time that progress carries, and from which records expire.
         force_rebuild: throw away what is stored of the group.
+        chunk_rows: at most so many events are written in one transaction.
         on_progress: called after each chunk with the events done and those in all.
 
     Raises:
@@ -103,7 +105,13 @@ def materialize(
         if writer.progress:
             msg = f"feature group {group.name!r} must have no writer while it is filled, but somebody began to write it"
             raise FencedWriter(msg, hint="stop its feature pipeline, then run this with --force-rebuild")
-        _fill(_Filler(group, writer, clock), log, snapshot, on_progress or _ignore)
+        filler, done = _Filler(group, writer, clock), 0
+        for chunk in _chunks(group, log, snapshot, chunk_rows):
+            filler.apply(chunk)  # 3.
+            done += chunk.frame.height
+            if on_progress is not None:
+                on_progress(done, snapshot.rows)
+        filler.advance(snapshot.positions)  # 4.
     finally:
         writer.close()
     return Materialized(snapshot.rows, deleted, snapshot.positions)
@@ -122,7 +130,7 @@ class _Filler:
     """Applies chunks to a group and writes them with their progress."""
 
     def __init__(self, group: FeatureGroup, writer: OnlineWriter, clock: Clock) -> None:
-        self.group, self._writer, self._clock = group, writer, clock
+        self._group, self._writer, self._clock = group, writer, clock
         self._state = GroupState(group, writer.read)
         self._progress: dict[bytes, Progress] = {}
 
@@ -138,46 +146,32 @@ class _Filler:
             self._commit(behind, _NOTHING, self._clock.now_us())
 
     def _next_offset(self, partition: int) -> int:
-        progress = self._progress.get(progress_key(self.group, partition))
+        progress = self._progress.get(progress_key(self._group, partition))
         return 0 if progress is None else progress.next_offset
 
     def _commit(self, next_offsets: Mapping[int, int], change: GroupChange, now_us: int) -> None:
-        progress = progress_after(self.group, self._progress, next_offsets, change, now_us)
+        progress = progress_after(self._group, self._progress, next_offsets, change, now_us)
         self._writer.commit(change.slots, change.expiries_ms, progress)
         self._progress |= progress
 
 
-def _fill(filler: _Filler, log: OfflineLog, snapshot: LogSnapshot, on_progress: Callable[[int, int], None]) -> None:
-    """Do the steps 3 and 4."""
-    done = 0
-    for chunk in _chunks(filler.group, log, snapshot):
-        filler.apply(chunk)  # 3.
-        done += chunk.frame.height
-        on_progress(done, snapshot.rows)
-    filler.advance(snapshot.positions)  # 4.
-
-
-def _chunks(group: FeatureGroup, log: OfflineLog, snapshot: LogSnapshot) -> Iterator[_Chunk]:
+def _chunks(group: FeatureGroup, log: OfflineLog, snapshot: LogSnapshot, chunk_rows: int) -> Iterator[_Chunk]:
     """Read a snapshot by partition and offset; never more in memory than some commits."""
     columns = {*group.entity, *aggregated_fields(group), group.source.schema.event_time}
     columns |= {"_partition", "_offset", "_ingest_time_us"}
-    for files in _runs(snapshot.files):
+    for files in _runs(snapshot.files, chunk_rows):
         frame = log.read(group.source, replace(snapshot, files=tuple(files)), columns=columns).sort("_offset")
-        for part in frame.iter_slices(_CHUNK_ROWS):
+        for part in frame.iter_slices(chunk_rows):
             yield _Chunk(part, files[0].partition, part["_offset"][-1] + 1)
 
 
-def _runs(files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
+def _runs(files: Iterable[LogFile], enough_rows: int) -> Iterator[list[LogFile]]:
     """Cut files, which come by partition and offset, into runs of whole commits of one partition and some size."""
     run: list[LogFile] = []
     for (partition, _), commit in itertools.groupby(files, key=lambda file: (file.partition, file.first_offset)):
-        if run and (run[0].partition != partition or sum(file.rows for file in run) >= _CHUNK_ROWS):
+        if run and (run[0].partition != partition or sum(file.rows for file in run) >= enough_rows):
             yield run
             run = []
         run += commit
     if run:
         yield run
-
-
-def _ignore(_done: int, _of: int) -> None:
-    """Do nothing."""

@@ -119,7 +119,7 @@ class FeaturePipeline:
         return self._decoder.decode(batch)
 
     def process(self, batch: EventBatch) -> None:
-        """Do all that a batch is for, in this order:
+        """Do all that a batch is for, in a fixed order.
 
         1. deliver its dead letters and wait for the broker's word;
         2. buffer its events for the offline log;

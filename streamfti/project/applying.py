@@ -115,9 +115,12 @@ def _apply_topics(catalog: Catalog, topics: Topics, partitions: int, config: Map
         wanted += [Topic(source.topic, partitions, config), Topic(source.dead_letter_topic, 1, {})]
     there = topics.partitions()
     topics.create([topic for topic in wanted if topic.name not in there])
-    return [
-        Applied("topic", t.name, f"{there.get(t.name, t.partitions)} partitions", t.name not in there) for t in wanted
-    ]
+    return [_applied_topic(topic, there) for topic in wanted]
+
+
+def _applied_topic(topic: Topic, there: Mapping[str, int]) -> Applied:
+    partitions = there.get(topic.name, topic.partitions)
+    return Applied("topic", topic.name, f"partitions: {partitions}", topic.name not in there)
 
 
 def _apply_schemas(catalog: Catalog, schemas: SchemaRegistry) -> list[Applied]:

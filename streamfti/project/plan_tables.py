@@ -56,7 +56,7 @@ def _sources(sources: Iterable[SourcePlan]) -> Table:
 def _topic(partitions: int | None) -> Text:
     if partitions is None:
         return Text("not asked", "dim")
-    return Text(f"exists, {partitions} partitions") if partitions else Text("to be created", "green")
+    return Text(f"exists, partitions: {partitions}") if partitions else Text("to be created", "green")
 
 
 def _group(group: GroupPlan) -> Table:

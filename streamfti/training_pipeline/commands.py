@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from streamfti.definitions.catalog import load_catalog
-from streamfti.settings import home_option, load_settings
+from streamfti.settings import Settings, settings_options
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.registry.filesystem import ModelRegistry
 from streamfti.training_pipeline.registry_commands import json_option, registry
@@ -43,7 +43,7 @@ _TIME: dict[str, Any] = {"metavar": "TIME", "callback": _utc_time}
 @click.command()
 @click.argument("definitions", type=click.Path(path_type=Path))
 @click.option("--model", "name", required=True, help="Name of the model in the definition file.")
-@home_option
+@settings_options("home")
 @click.option("--start", help="First event time of the spine (ISO 8601); by default the first in the log.", **_TIME)
 @click.option("--end", help="Where knowledge ends (ISO 8601); by default after the newest label event.", **_TIME)
 @click.option("--no-promote", is_flag=True, help="Register the version, and leave the alias `champion` where it is.")
@@ -52,7 +52,7 @@ def train(
     definitions: Path,
     *,
     name: str,
-    home: Path | None,
+    settings: Settings,
     start: datetime | None,
     end: datetime | None,
     no_promote: bool,
@@ -64,7 +64,6 @@ def train(
     exported graph must answer as the estimator does, or nothing is registered.
     """
     model = load_catalog(definitions).model(name)
-    settings = load_settings(home=home)
     with _progress(shown=not as_json) as progress:
         result = train_model(
             model,

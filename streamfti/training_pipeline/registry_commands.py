@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from streamfti.settings import home_option, load_settings
+from streamfti.settings import Settings, settings_options
 from streamfti.stores.registry.filesystem import ModelRegistry
 from streamfti.stores.registry.manifest import ModelManifest
 
@@ -26,11 +25,11 @@ def registry() -> None:
 
 
 @registry.command("list")
-@home_option
+@settings_options("home")
 @json_option
-def list_models(*, home: Path | None, as_json: bool) -> None:
+def list_models(*, settings: Settings, as_json: bool) -> None:
     """List the models with their versions and aliases."""
-    store = _store(home)
+    store = ModelRegistry(settings.registry_folder)
     found = {name: (store.versions(name), store.aliases(name)) for name in store.names()}
     if as_json:
         click.echo(json.dumps({name: {"versions": v, "aliases": a} for name, (v, a) in found.items()}))
@@ -47,11 +46,11 @@ def list_models(*, home: Path | None, as_json: bool) -> None:
 @registry.command()
 @click.argument("name")
 @click.argument("version", default="champion")
-@home_option
+@settings_options("home")
 @json_option
-def show(name: str, version: str, *, home: Path | None, as_json: bool) -> None:
+def show(name: str, version: str, *, settings: Settings, as_json: bool) -> None:
     """Show VERSION of model NAME: a number or an alias, by default the champion. Every file is checked."""
-    store = _store(home)
+    store = ModelRegistry(settings.registry_folder)
     manifest = store.load(name, version).manifest
     if as_json:
         click.echo(json.dumps(_manifest_document(manifest)))
@@ -68,22 +67,22 @@ def show(name: str, version: str, *, home: Path | None, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 @click.option("--alias", default="champion", show_default=True, help="The alias to move.")
-@home_option
+@settings_options("home")
 @json_option
-def promote(name: str, version: int, *, alias: str, home: Path | None, as_json: bool) -> None:
+def promote(name: str, version: int, *, alias: str, settings: Settings, as_json: bool) -> None:
     """Point an alias of model NAME at VERSION, after checking the version's files."""
-    _store(home).promote(name, version, alias)
+    ModelRegistry(settings.registry_folder).promote(name, version, alias)
     _say_moved(name, alias, version, as_json=as_json)
 
 
 @registry.command()
 @click.argument("name")
 @click.option("--alias", default="champion", show_default=True, help="The alias to move.")
-@home_option
+@settings_options("home")
 @json_option
-def rollback(name: str, *, alias: str, home: Path | None, as_json: bool) -> None:
+def rollback(name: str, *, alias: str, settings: Settings, as_json: bool) -> None:
     """Point an alias of model NAME at where it pointed before its last promotion."""
-    manifest = _store(home).rollback(name, alias)
+    manifest = ModelRegistry(settings.registry_folder).rollback(name, alias)
     _say_moved(name, alias, manifest.version, as_json=as_json)
 
 
@@ -92,10 +91,6 @@ def _say_moved(name: str, alias: str, version: int, *, as_json: bool) -> None:
         click.echo(json.dumps({"model": name, "alias": alias, "version": version}))
     else:
         click.echo(f"{alias} of {name} is version {version}")
-
-
-def _store(home: Path | None) -> ModelRegistry:
-    return ModelRegistry(load_settings(home=home).registry_folder)
 
 
 def _manifest_document(manifest: ModelManifest) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def rows_with_nan() -> Rows:
 
 @pytest.fixture(scope="module")
 def boosted(rows: Rows) -> Estimator:
-    return rows.fit(LGBMClassifier(n_estimators=60, verbose=-1), categorical_feature=CODES)
+    return rows.fit(LGBMClassifier(n_estimators=60, n_jobs=1, verbose=-1), categorical_feature=CODES)
 
 
 @pytest.mark.parametrize("options", [{"categorical_feature": CODES}, {}], ids=["native categories", "ordinal"])
@@ -92,7 +92,7 @@ def test_lightgbm_is_exact_at_every_threshold(
     rows: Rows, rows_with_nan: Rows, *, missing: bool, options: dict[str, Any]
 ) -> None:
     given_rows = rows_with_nan if missing else rows
-    estimator = given_rows.fit(LGBMClassifier(n_estimators=60, verbose=-1), **options)
+    estimator = given_rows.fit(LGBMClassifier(n_estimators=60, n_jobs=1, verbose=-1), **options)
     report = given_rows.check(estimator, given_rows.export(estimator))
     assert report.flips == 0
     assert report.max_abs_diff < 1e-6
@@ -142,7 +142,7 @@ def test_an_estimator_that_takes_no_nan_is_compared_without(rows: Rows) -> None:
 @pytest.mark.parametrize("objective", ["regression", "regression_l1", "huber", "poisson", "gamma", "quantile"])
 def test_lightgbm_regression_is_exact(rows_with_nan: Rows, objective: str) -> None:
     target = rows_with_nan.value / 100 + 1
-    estimator = rows_with_nan.fit(LGBMRegressor(n_estimators=40, objective=objective, verbose=-1), target)
+    estimator = rows_with_nan.fit(LGBMRegressor(n_estimators=40, objective=objective, n_jobs=1, verbose=-1), target)
     rows_with_nan.check(estimator, rows_with_nan.export(estimator), "regression")
 
 
@@ -153,7 +153,7 @@ def test_linear_regression_passes_the_gate(rows: Rows) -> None:
 
 def test_averaged_trees_are_exact(rows: Rows) -> None:
     estimator = rows.fit(
-        LGBMClassifier(n_estimators=20, boosting_type="rf", bagging_freq=1, bagging_fraction=0.5, verbose=-1)
+        LGBMClassifier(n_estimators=20, boosting_type="rf", bagging_freq=1, bagging_fraction=0.5, n_jobs=1, verbose=-1)
     )
     rows.check(estimator, rows.export(estimator))
 
@@ -165,7 +165,7 @@ def test_rounding_thresholds_to_the_nearest_float32_does_not_pass(rows: Rows, mo
     given_rows.numeric = (1e9 + 64.0 * rng.integers(0, 500, (N, NUMERIC))).astype(np.float32)
     given_rows.y = (given_rows.numeric[:, 0].astype(np.int64) // 64 % 7 < 3).astype(np.int64)
     given_rows.X = np.hstack([given_rows.numeric, rows.vocabulary.encode(rows.categories)])
-    estimator = given_rows.fit(LGBMClassifier(n_estimators=40, max_bin=1000, verbose=-1))
+    estimator = given_rows.fit(LGBMClassifier(n_estimators=40, max_bin=1000, n_jobs=1, verbose=-1))
     given_rows.check(estimator, given_rows.export(estimator))
     monkeypatch.setattr(lightgbm_graph, "floor_to_float32", lambda threshold: float(np.float32(threshold)))
     with pytest.raises(ParityError, match="threshold rows"):
@@ -207,8 +207,11 @@ def test_the_gate_refuses_a_forest_whose_nan_handling_is_lost(rows_with_nan: Row
     ("estimator", "message"),
     [
         (HistGradientBoostingClassifier(max_iter=5), "HistGradientBoostingClassifier cannot be exported"),
-        (LGBMClassifier(n_estimators=3, sigmoid=2.0, verbose=-1), "the objective of a LightGBM model must be one of"),
-        (LGBMClassifier(n_estimators=3, zero_as_missing=True, verbose=-1), "must not treat 0 as missing"),
+        (
+            LGBMClassifier(n_estimators=3, sigmoid=2.0, n_jobs=1, verbose=-1),
+            "the objective of a LightGBM model must be one of",
+        ),
+        (LGBMClassifier(n_estimators=3, zero_as_missing=True, n_jobs=1, verbose=-1), "must not treat 0 as missing"),
     ],
     ids=["no converter", "objective with a setting", "zero as missing"],
 )
@@ -253,7 +256,7 @@ def test_inputs_that_lightgbm_takes_for_zero_are_split_alike() -> None:
     values = np.array([-1, -tiny, 0, tiny, 1, np.nextafter(tiny, np.float32(1))], np.float32)
     x = np.repeat(values, 50)[:, None]
     for y in (x[:, 0] > 0, x[:, 0] >= 0, x[:, 0] > tiny):
-        estimator = LGBMClassifier(n_estimators=5, min_child_samples=1, verbose=-1).fit(x, y.astype(np.int64))
+        estimator = LGBMClassifier(n_estimators=5, min_child_samples=1, n_jobs=1, verbose=-1).fit(x, y.astype(np.int64))
         empty = Vocabulary(())
         graph = export_graph(estimator, numeric=1, vocabulary=empty, metadata={})
         asked = ModelInput(np.concatenate([values, -values])[:, None], np.empty((12, 0), np.object_))
@@ -303,7 +306,7 @@ def test_unknown_words_and_nulls_are_one_category(boosted: Estimator, rows: Rows
 def test_an_input_without_columns_is_absent(rows: Rows, numeric: int, categories: int) -> None:
     vocabulary = Vocabulary(rows.vocabulary.words[:categories])
     encoded = np.hstack([rows.numeric[:, :numeric], vocabulary.encode(rows.categories[:, :categories])])
-    estimator = LGBMClassifier(n_estimators=10, verbose=-1).fit(encoded[:TRAIN], rows.y[:TRAIN])
+    estimator = LGBMClassifier(n_estimators=10, n_jobs=1, verbose=-1).fit(encoded[:TRAIN], rows.y[:TRAIN])
     graph = export_graph(estimator, numeric=numeric, vocabulary=vocabulary, metadata={})
     names = [i.name for i in onnx.load_from_string(graph).graph.input]
     assert names == (["numeric"] if numeric else ["categories"])
@@ -315,7 +318,7 @@ def test_an_input_without_columns_is_absent(rows: Rows, numeric: int, categories
 def test_a_category_that_was_always_null_exports(rows: Rows) -> None:
     vocabulary = Vocabulary(((), rows.vocabulary.words[1]))
     encoded = np.hstack([rows.numeric, vocabulary.encode(rows.categories)])
-    estimator = LGBMClassifier(n_estimators=10, verbose=-1).fit(encoded[:TRAIN], rows.y[:TRAIN])
+    estimator = LGBMClassifier(n_estimators=10, n_jobs=1, verbose=-1).fit(encoded[:TRAIN], rows.y[:TRAIN])
     graph = export_graph(estimator, numeric=NUMERIC, vocabulary=vocabulary, metadata={})
     check_parity(estimator, graph, rows.validation, vocabulary, "binary")
 

@@ -45,12 +45,12 @@ def frame_of(*rows: tuple[str | None, int, int, int]) -> pl.DataFrame:
 
 
 def ask(events: pl.DataFrame, keys: list[tuple[str | None, int | None]], *at_us: int) -> dict[str, FeatureColumn]:
-    frame = pl.DataFrame(keys, schema={"shop": pl.Int64(), "card_id": pl.String()}, orient="row")
-    turned = pl.DataFrame(
-        {"shop": [shop for _, shop in keys], "card_id": [card for card, _ in keys], "label": [1] * len(keys)},
-        schema_overrides=frame.schema,
-    )
-    return point_in_time(group, group.features, events, turned, np.array(at_us, np.int64))
+    columns = {
+        "label": [1] * len(keys),  # a spine has more than keys, in any order
+        "shop": pl.Series([shop for _, shop in keys], dtype=pl.Int64),
+        "card_id": pl.Series([card for card, _ in keys], dtype=pl.String),
+    }
+    return point_in_time(group, group.features, events, pl.DataFrame(columns), np.array(at_us, np.int64))
 
 
 @pytest.mark.parametrize(("at_us", "n"), [(T0, 0), (T0 + 1, 1), (T0 + 24 * HOUR_US, 1), (T0 + 26 * HOUR_US, 0)])

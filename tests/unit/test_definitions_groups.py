@@ -173,9 +173,7 @@ def test_the_retention_is_twice_the_longest_window_and_a_day() -> None:
 
 
 def test_the_retention_covers_the_longest_window() -> None:
-    with pytest.raises(
-        DefinitionError, match=r"retention of feature group 'Spend' must be at least its longest window"
-    ):
+    with pytest.raises(DefinitionError, match=r"retention of feature group 'Spend' must be at least its longest"):
         group_of(retention="5m")
 
 

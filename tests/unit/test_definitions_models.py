@@ -114,7 +114,7 @@ def test_the_spine_has_every_field_that_requests_carry() -> None:
 
 def test_the_spine_has_them_with_their_types() -> None:
     with pytest.raises(
-        DefinitionError, match="field 'amount' of spine event Mistyped must be float64 as in.*got int64"
+        DefinitionError, match=r"field 'amount' of spine event Mistyped must be float64 as in.*got int64"
     ):
         model_of(label_of(Chargeback.fraud), fti.KafkaSource("mistyped", Mistyped))
 
@@ -132,9 +132,7 @@ def test_spine_and_label_agree_on_the_type_of_what_they_share() -> None:
 
 
 def test_a_binary_label_is_a_condition_or_a_bool() -> None:
-    with pytest.raises(
-        DefinitionError, match=r"label of binary model 'fraud' must be a condition or a bool, got int64"
-    ):
+    with pytest.raises(DefinitionError, match=r"of binary model 'fraud' must be a condition or a bool, got int64"):
         model_of(label_of(Chargeback.cents))
 
 

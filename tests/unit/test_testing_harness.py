@@ -147,7 +147,7 @@ def test_a_key_that_is_left_out_or_none_is_no_entity() -> None:
 
 def test_a_name_of_two_groups_must_be_qualified() -> None:
     values = Harness(groups, now=NOON).online(card_id="c1")
-    with pytest.raises(KeyError, match="'spend_1h' must name one feature, got 2: use one of 'CardSpend.spend_1h', "):
+    with pytest.raises(KeyError, match=r"'spend_1h' must name one feature, got 2: use one of 'CardSpend.spend_1h', "):
         values["spend_1h"]
     with pytest.raises(AttributeError, match="must name one feature"):
         _ = values.spend_1h

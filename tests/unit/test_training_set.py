@@ -49,13 +49,14 @@ DEPARTURES = fti.KafkaSource("departures", Departure)
 @fti.feature_group(source=DEPARTURES, entity="carrier")
 class Carrier:
     departures = fti.count().over("1h", "24h")
-    delay = fti.mean(Departure.delay).over("1h")
+    delay = fti.mean(Departure.delay).over("1h")  # type: ignore[arg-type]  # to a checker, the value of a nullable field
 
 
 SERVICE = fti.FeatureService(
     "late", [fti.request("carrier", str), fti.request("distance", float), fti.request("weekend", bool), Carrier]
 )
-LABEL = fti.label(Departure.delay >= 15, source=DEPARTURES, on="flight", within="2d")
+LATE = Departure.delay >= 15  # type: ignore[operator]  # to a checker, the value of a nullable field
+LABEL = fti.label(LATE, source=DEPARTURES, on="flight", within="2d")
 
 
 @fti.model("late", features=SERVICE, spine=SCHEDULES, label=LABEL)
@@ -80,12 +81,17 @@ def departure(flight: str | None, at: datetime, delay: int | None, carrier: str 
 
 
 def build(
-    folder: Path, schedules: Sequence[dict[str, Any]], departures: Sequence[dict[str, Any]], **options: Any
+    folder: Path,
+    schedules: Sequence[dict[str, Any]],
+    departures: Sequence[dict[str, Any]],
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
 ) -> TrainingSet:
     log = OfflineLog(folder)
     write(log, SCHEDULES, schedules)
     write(log, DEPARTURES, departures)
-    return build_training_set(late, log, **options)
+    return build_training_set(late, log, start=start, end=end)
 
 
 KNOWN = departure("end", NOON + 5 * 24 * HOUR, None)  # knowledge reaches up to here
@@ -176,11 +182,11 @@ def test_every_feature_is_what_a_plain_loop_finds(tmp_path: Path) -> None:
     carriers = ["AA", "BB", "CC"]
     departures = [
         departure(f"f{i}", NOON + int(m) * timedelta(minutes=1), int(rng.integers(-5, 60)), carriers[i % 3])
-        for i, m in enumerate(rng.integers(0, 4 * 24 * 60, 400))
+        for i, m in enumerate(rng.integers(0, 3 * 24 * 60, 400))
     ]
     schedules = [schedule(d["flight"], d["at"] - HOUR, d["carrier"]) for d in departures]
     data = build(tmp_path, schedules, [*departures, KNOWN])
-    assert len(data) == sum(d["at"] - HOUR + timedelta(days=2) <= KNOWN["at"] + US for d in departures) == 400
+    assert len(data) == 400
     for row in data.frame.rows(named=True):
         q = to_us(row["_query_time"])
         own = [(to_us(d["at"]), d["delay"]) for d in departures if d["carrier"] == row["carrier"]]
@@ -208,7 +214,7 @@ def test_the_origin_pins_the_log_and_counts(tmp_path: Path) -> None:
 
 
 def test_without_label_events_the_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="'departures' must hold label events.*run the feature pipeline"):
+    with pytest.raises(TrainingError, match=r"'departures' must hold label events.*run the feature pipeline"):
         build_training_set(late, OfflineLog(tmp_path))
 
 

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import streamfti as fti
+from streamfti.errors import ContractError
+from streamfti.feature_pipeline.event_files import BadRow, count_rows, read_events
+
+_AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+_AT_US = 1_769_860_800_000_000
+
+
+class Reading(fti.Event):
+    sensor: str
+    note: str | None
+    count: int
+    level: float | None
+    is_ok: bool
+    at: fti.EventTime
+
+
+_SOURCE = fti.KafkaSource("readings", Reading)
+_FULL = Reading(sensor="a", note="x", count=3, level=1.5, is_ok=True, at=_AT)
+_BARE = Reading(sensor="a", note=None, count=3, level=None, is_ok=False, at=_AT)
+
+
+def _read(path: Path) -> list[fti.Event | BadRow]:
+    return list(read_events(path, io.BytesIO(), _SOURCE))
+
+
+def _lines(*lines: object) -> list[fti.Event | BadRow]:
+    text = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+    return list(read_events(None, io.BytesIO(text), _SOURCE))
+
+
+def _row(**changes: object) -> dict[str, object]:
+    return {"sensor": "a", "note": "x", "count": 3, "level": 1.5, "is_ok": True, "at": _AT_US} | changes
+
+
+def test_json_lines_become_events_and_empty_lines_nothing() -> None:
+    bare = {"sensor": "a", "count": 3, "is_ok": False, "at": "2026-01-31T13:00:00+01:00"}
+    assert _lines(b"\xef\xbb\xbf", _row(), b"\n", b"  \r\n", bare) == [_FULL, _BARE]
+
+
+def test_csv_becomes_events_and_an_empty_cell_null(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text(
+        "sensor,note,count,level,is_ok,at\r\n"
+        f"a,x,3,1.5,TRUE,{_AT_US}\r\n"
+        "a,,3,,0,2026-01-31T12:00:00Z\r\n"
+        '"a","two\nlines",3,,0,2026-01-31T12:00:00Z\r\n',
+        encoding="utf-8-sig",
+        newline="",
+    )
+    two_lines = Reading(sensor="a", note="two\nlines", count=3, level=None, is_ok=False, at=_AT)
+    assert _read(path) == [_FULL, _BARE, two_lines]
+
+
+def test_parquet_becomes_events(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    pl.DataFrame([_FULL.values(), _BARE.values()]).write_parquet(path)
+    assert _read(path) == [_FULL, _BARE]
+    assert count_rows(path) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (_row(count="3"), "Reading.count must be int64, got '3'"),
+        (_row(count=True), "Reading.count must be int64, got True"),
+        (_row(count=2**63), "Reading.count must fit in 64 bits"),
+        (_row(level=float("nan")), "Reading.level must be finite"),
+        (_row(sensor=None), "Reading.sensor must be string, got nothing"),
+        (_row(at="yesterday"), "Reading.at must be an ISO 8601 time"),
+        (_row(at="2026-01-31T12:00:00"), "must be aware"),
+        (_row(at=2**62), "Reading.at must be an ISO 8601 time"),
+        (_row(at=True), "Reading.at must be datetime, got True"),
+        (_row(level=10**400), "Reading.level must fit in 64 bits"),
+        (_row(colour="red"), "has no field 'colour'"),
+        ([1], "must be a JSON object, got list"),
+        (b"{\n", "must be JSON"),
+        (b'{"sensor": "\xff"}\n', "must be JSON"),
+    ],
+)
+def test_a_line_that_is_no_event_is_told_with_its_number(row: object, words: str) -> None:
+    good, bad, after = _lines(_row(), row, _row())
+    assert (good, after) == (_FULL, _FULL)
+    assert isinstance(bad, BadRow)
+    assert bad.place == "line 2"
+    assert words in bad.error.message
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"a,x,three,1.5,1,{_AT_US}", "Reading.count must be int64, got 'three'"),
+        (f"a,x,,1.5,1,{_AT_US}", "Reading.count must be int64, got ''"),
+        (f"a,x,3,1.5,maybe,{_AT_US}", "Reading.is_ok must be bool, got 'maybe'"),
+        ("a,x,3", "got fewer"),
+        (f"a,x,3,1.5,1,{_AT_US},more", "got more"),
+    ],
+)
+def test_a_csv_line_that_is_no_event_is_told_with_its_number(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text(f"sensor,note,count,level,is_ok,at\na,x,3,1.5,1,{_AT_US}\n{line}\n")
+    good, bad = _read(path)
+    assert good == _FULL
+    assert isinstance(bad, BadRow)
+    assert bad.place == "line 3"
+    assert words in bad.error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("events.txt", b"", "must end in .jsonl, .ndjson, .csv, .parquet, got 'events.txt'"),
+        ("events.csv", b"sensor\n\xff\n", "must be a readable file of events"),
+        ("events.parquet", b"no parquet", "must be a readable file of events"),
+    ],
+)
+def test_a_file_that_cannot_be_read_at_all_is_an_error(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ContractError, match=words):
+        _read(tmp_path / name)
