@@ -76,8 +76,8 @@ def materialize(
 
     A death in 2 or 3 leaves a group that has a part of its values, and progress in a part of its partitions: a
     feature pipeline refuses the others, and this function refuses the group without `force_rebuild`. Where all
-    partitions have begun, a feature pipeline goes on from the topic instead. No feature pipeline may have the group meanwhile: one that has
-    is fenced, or fences this.
+    partitions have begun, a feature pipeline goes on from the topic instead. No feature pipeline may have the group
+    meanwhile: one that has is fenced, or fences this.
 
     Args:
         group: the group.

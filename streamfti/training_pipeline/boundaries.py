@@ -59,7 +59,7 @@ class _Range:
         """Return the value if it is in the range, or one that is."""
         if self.low < value <= self.high:
             return value
-        return np.float32(self.high) if math.isfinite(self.high) else _above(self.low)
+        return np.float32(self.high) if math.isfinite(self.high) else _beside(self.low, math.inf)
 
     def place_code(self, code: float) -> float:
         """Return the code if it is in the range, or the least one that is."""
@@ -92,12 +92,12 @@ class _Split:
         if is_code:
             below = max(0, math.floor(self.threshold))
             return [np.float32(below), np.float32(below + 1)]
-        at = np.float32(self.threshold)
-        return [np.nextafter(at, np.float32(-np.inf)), at, _above(self.threshold)]
+        return [_beside(self.threshold, -math.inf), np.float32(self.threshold), _beside(self.threshold, math.inf)]
 
 
-def _above(value: float) -> np.float32:
-    return np.float32(np.nextafter(np.float32(value), np.float32(np.inf)))
+def _beside(value: float, towards: float) -> np.float32:
+    with np.errstate(over="ignore"):  # beside the largest float32 is inf
+        return np.float32(np.nextafter(np.float32(value), np.float32(towards)))
 
 
 def _splits(node: onnx.NodeProto) -> Iterator[_Split]:
@@ -128,7 +128,7 @@ def _splits(node: onnx.NodeProto) -> Iterator[_Split]:
 def _sides(mode: str, before: _Range, threshold: float) -> tuple[_Range, _Range]:
     """Return what the false and the true branch demand of the split's input."""
     if mode == "BRANCH_EQ":
-        below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
+        below = float(_beside(threshold, -math.inf))
         excluded = before.excluded | {threshold}
         return replace(before, excluded=excluded), replace(before, low=below, high=threshold)
     if mode == "BRANCH_LEQ":

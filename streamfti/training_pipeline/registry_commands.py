@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from streamfti.settings import Settings, settings_options
 from streamfti.stores.registry.filesystem import ModelRegistry
@@ -56,7 +56,7 @@ def show(name: str, version: str, *, settings: Settings, as_json: bool) -> None:
         click.echo(json.dumps(_manifest_document(manifest)))
         return
     aliases = [alias for alias, target in store.aliases(name).items() if target == manifest.version]
-    table = Table(title=f"{name} version {manifest.version}", show_header=False)
+    table = Table("field", Column("value", overflow="fold"), title=f"{name} version {manifest.version}")
     for field, value in (("aliases", ", ".join(aliases) or "none"), *_manifest_document(manifest).items()):
         if field not in {"name", "version"}:
             table.add_row(field, value if isinstance(value, str) else json.dumps(value, indent=1))

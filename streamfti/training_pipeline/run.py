@@ -13,6 +13,7 @@ from streamfti.definitions.models import Model
 from streamfti.errors import TrainingError
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.registry.filesystem import ModelRegistry
+from streamfti.stores.registry.golden import GoldenRows
 from streamfti.stores.registry.manifest import ModelFacts, ModelManifest
 from streamfti.training_pipeline.assembly import Progress, build_training_set
 from streamfti.training_pipeline.estimators import Estimator, estimator_answers, estimator_parameters, fit
@@ -95,17 +96,7 @@ def train_model(  # the settings of a run, all by name
     stages.begin("training set")
     data = build_training_set(model, log, start=start, end=end, seed=seed, progress=progress)
     fitted = _fit_and_evaluate(model, data, validation_share, stages)
-    estimator, train, validation = fitted.estimator, fitted.split.train, fitted.split.validation
-    stages.begin("export")
-    fingerprint = service_fingerprint(model.features)
-    metadata = {"streamfti.model": model.name, "streamfti.service_fingerprint": fingerprint}
-    numeric = len(train.plan.numeric)
-    graph = export_graph(estimator, numeric=numeric, vocabulary=train.vocabulary, metadata=metadata)
-    stages.begin("parity")
-    parity = check_parity(estimator, graph, validation.inputs, train.vocabulary, model.task, seed=seed)
-    stages.begin("golden rows")
-    with_missing = "NaN" not in parity.not_accepted
-    golden = choose_golden_rows(graph, validation.inputs, train.vocabulary, with_missing=with_missing)
+    graph, parity, golden = _export(model, fitted, stages)
     stages.begin("publish")
     manifest = registry.publish(model.name, _facts(model, fitted, parity), model=graph, golden=golden)
     if promote is not None:
@@ -142,6 +133,19 @@ def _fit_and_evaluate(model: Model, data: TrainingSet, validation_share: float, 
         raise TrainingError(msg, hint="features may be missing (NaN) at any time; impute them in a pipeline") from exc
     metrics = evaluate_predictions(model.task, validation.y, answers)
     return Fitted(estimator, replace(split, train=train, validation=validation), metrics)
+
+
+def _export(model: Model, fitted: Fitted, stages: _Stages) -> tuple[bytes, ParityReport, GoldenRows]:
+    estimator, train, validation = fitted.estimator, fitted.split.train, fitted.split.validation
+    stages.begin("export")
+    metadata = {"streamfti.model": model.name, "streamfti.service_fingerprint": service_fingerprint(model.features)}
+    graph = export_graph(estimator, numeric=len(train.plan.numeric), vocabulary=train.vocabulary, metadata=metadata)
+    stages.begin("parity")
+    parity = check_parity(estimator, graph, validation.inputs, train.vocabulary, model.task, seed=train.seed)
+    stages.begin("golden rows")
+    with_missing = "NaN" not in parity.not_accepted
+    golden = choose_golden_rows(graph, validation.inputs, train.vocabulary, with_missing=with_missing)
+    return graph, parity, golden
 
 
 def _facts(model: Model, fitted: Fitted, parity: ParityReport) -> ModelFacts:

@@ -81,7 +81,7 @@ minutes = fti.label(Departure.delay, source=departures, on="flight", within="1d"
 
 @fti.model("delay", features=service, spine=schedules, label=minutes, task="regression")
 def train_delay(data: fti.TrainingSet) -> LGBMRegressor:
-    return LGBMRegressor(n_estimators=40, n_jobs=1, verbose=-1).fit(data.X, data.y, categorical_feature=data.categorical)
+    return LGBMRegressor(n_jobs=1, verbose=-1).fit(data.X, data.y, categorical_feature=data.categorical)
 '''
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -278,3 +280,13 @@ def test_a_share_outside_0_and_1_is_refused(share: float) -> None:
 def test_a_part_without_rows_is_refused(times: list[int]) -> None:
     with pytest.raises(TrainingError, match="must have rows"):
         split_by_time(made(times), 0.5)
+
+
+def test_naming_the_training_set_in_a_definition_file_loads_no_training_library_and_no_arrow() -> None:
+    code = (
+        "import sys, streamfti\n"
+        "assert 'polars' not in sys.modules\n"
+        "streamfti.TrainingSet\n"
+        "assert not {'pyarrow', 'onnx', 'onnxruntime', 'sklearn', 'lightgbm'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
