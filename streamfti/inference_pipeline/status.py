@@ -27,6 +27,7 @@ from streamfti.errors import (
     RegistryError,
     RetentionGap,
     ServingError,
+    SettingsError,
     SourceError,
     StoreError,
     StoreUnavailable,
@@ -77,6 +78,7 @@ _RULES: dict[type[StreamFTIError], Rule] = {
     ServingError: Rule(grpc.StatusCode.INTERNAL, _INTERNAL),
     InvalidRequest: Rule(grpc.StatusCode.INVALID_ARGUMENT),
     ModelNotReady: Rule(grpc.StatusCode.NOT_FOUND),
+    SettingsError: Rule(grpc.StatusCode.INTERNAL, _INTERNAL),
     MissingPart: Rule(grpc.StatusCode.FAILED_PRECONDITION, "a part that the server needs is missing"),
 }
 

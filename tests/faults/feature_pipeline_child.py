@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def around(owner: type, name: str, killer: Killer, label: str) -> None:
     """Let a method of a class report that it begins and that it has ended."""
     original: Callable[..., Any] = getattr(owner, name)
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: object, **kwargs: object) -> object:
         killer.passed(f"before {label}")
         result = original(*args, **kwargs)
         killer.passed(f"after {label}")
@@ -57,7 +57,7 @@ def cut_transactions(killer: Killer) -> None:
     """Let half of a transaction's bytes go out before the kill, or all of them but no reply be read."""
     original: Callable[..., Any] = OnlineWriter._send
 
-    def send(self: Any, commands: Any) -> None:
+    def send(self: OnlineWriter, commands: Sequence[tuple[Any, ...]]) -> None:
         if commands[0][0] == "MULTI":
             killer.passed("in transaction, nothing sent")
             if killer._point == "in transaction, half sent" and killer._left == 0:

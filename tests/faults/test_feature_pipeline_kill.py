@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 import pytest
@@ -20,8 +21,11 @@ from confluent_kafka.cimpl import NewTopic
 
 from examples.flights.stream import arrivals, departures, load_flights, schedules
 from streamfti.definitions.catalog import Catalog, load_catalog
+from streamfti.dev.kafka_broker import KafkaServer
+from streamfti.dev.redis_server import RedisServer
 from streamfti.feature_pipeline.producer import EventProducer
 from streamfti.stores.offline.log import OfflineLog
+from streamfti.stores.online.progress import Progress
 from streamfti.stores.schemas.file_registry import FileSchemaRegistry
 
 CHILD = Path(__file__).parent / "feature_pipeline_child.py"
@@ -48,9 +52,9 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture(scope="module")
-def topics(kafka: object, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def topics(kafka: KafkaServer, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three topics of the example, filled; returns the folder with the schemas."""
-    bootstrap = kafka.bootstrap_servers  # type: ignore[attr-defined]  # the fixture's type is the package's own
+    bootstrap = kafka.bootstrap_servers
     admin = AdminClient({"bootstrap.servers": bootstrap})
     names = [t for s in catalog.sources.values() for t in (s.topic, s.dead_letter_topic)]
     config = {"retention.ms": "-1"}
@@ -79,10 +83,10 @@ def run_child(home: Path, redis_url: str, bootstrap: str, point: str = "never", 
 def online_records(redis_url: str) -> dict[bytes, bytes]:
     """All records and positions; of a progress, the offset and newest event time, not when it was written."""
     client = redis.Redis.from_url(redis_url)
-    keys = sorted(client.scan_iter("fti:*", count=10_000))
-    values = client.mget(keys)
+    stored = {key: client.get(key) for key in client.scan_iter("fti:*", count=10_000)}
     client.close()
-    return {k: v[:16] if b"}:p:" in k else v for k, v in zip(keys, values, strict=True)}  # type: ignore[arg-type]
+    assert all(isinstance(key, bytes) and isinstance(value, bytes) for key, value in stored.items())
+    return {key: value[:16] if b"}:p:" in key else value for key, value in cast("dict[bytes, bytes]", stored).items()}
 
 
 def log_rows(home: Path, catalog: Catalog) -> dict[str, pl.DataFrame]:
@@ -92,12 +96,17 @@ def log_rows(home: Path, catalog: Catalog) -> dict[str, pl.DataFrame]:
 
 @pytest.fixture
 def undisturbed(
-    kafka: object, redis_server: object, redis_client: redis.Redis, topics: Path, tmp_path: Path, catalog: Catalog
+    kafka: KafkaServer,
+    redis_server: RedisServer,
+    redis_client: redis.Redis,
+    topics: Path,
+    tmp_path: Path,
+    catalog: Catalog,
 ) -> tuple[dict[bytes, bytes], dict[str, pl.DataFrame]]:
     del redis_client  # only so that the databases are empty
     home = with_schemas(tmp_path / "undisturbed", topics)
-    url = database(redis_server.url, 1)  # type: ignore[attr-defined]
-    assert run_child(home, url, kafka.bootstrap_servers) == 0  # type: ignore[attr-defined]
+    url = database(redis_server.url, 1)
+    assert run_child(home, url, kafka.bootstrap_servers) == 0
     return online_records(url), log_rows(home, catalog)
 
 
@@ -117,16 +126,16 @@ def database(url: str, number: int) -> str:
 
 
 def test_killed_at_every_step_and_started_again_gives_the_same_stores(
-    kafka: object,
-    redis_server: object,
+    kafka: KafkaServer,
+    redis_server: RedisServer,
     topics: Path,
     tmp_path: Path,
     catalog: Catalog,
     undisturbed: tuple[dict[bytes, bytes], dict[str, pl.DataFrame]],
 ) -> None:
     home = with_schemas(tmp_path / "killed", topics)
-    url = database(redis_server.url, 2)  # type: ignore[attr-defined]
-    bootstrap: str = kafka.bootstrap_servers  # type: ignore[attr-defined]
+    url = database(redis_server.url, 2)
+    bootstrap: str = kafka.bootstrap_servers
     killed = [point for point, n in POINTS if run_child(home, url, bootstrap, point, n) == -signal.SIGKILL]
     assert killed == [point for point, _ in POINTS]
     assert run_child(home, url, bootstrap) == 0
@@ -134,8 +143,8 @@ def test_killed_at_every_step_and_started_again_gives_the_same_stores(
 
 
 def test_killed_at_random_moments_and_started_again_gives_the_same_stores(
-    kafka: object,
-    redis_server: object,
+    kafka: KafkaServer,
+    redis_server: RedisServer,
     topics: Path,
     tmp_path: Path,
     catalog: Catalog,
@@ -144,25 +153,22 @@ def test_killed_at_random_moments_and_started_again_gives_the_same_stores(
 ) -> None:
     """From outside, through the command that a user runs, as soon as a number of events is readable."""
     home = with_schemas(tmp_path / "killed", topics)
-    url = database(redis_server.url, 2)  # type: ignore[attr-defined]
-    bootstrap: str = kafka.bootstrap_servers  # type: ignore[attr-defined]
+    url = database(redis_server.url, 2)
+    bootstrap: str = kafka.bootstrap_servers
     command = [sys.executable, "-m", "streamfti.cli", "run", "features", str(DEFINITIONS)]
     options = ["--home", str(home), "--redis-url", url, "--bootstrap-servers", bootstrap, "--until-caught-up"]
     for wanted in (1, 3_000, 15_000):
         with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL) as process:
-            eventually(lambda: process.poll() is not None or applied(url, catalog) >= wanted, within=60)  # noqa: B023
+            eventually(lambda: process.poll() is not None or applied(url) >= wanted, within=60)  # noqa: B023
             process.send_signal(signal.SIGKILL)
     assert subprocess.run([*command, *options], check=False, stdout=subprocess.DEVNULL).returncode == 0
     assert_same(undisturbed, (online_records(url), log_rows(home, catalog)))
 
 
-def applied(url: str, catalog: Catalog) -> int:
-    client = redis.Redis.from_url(url)
-    keys = list(client.scan_iter("fti:{Airport.*}:p:*"))
-    total = sum(int.from_bytes(value[:8], "little") for value in client.mget(keys)) if keys else 0  # type: ignore[union-attr,misc]
-    client.close()
-    del catalog
-    return total
+def applied(url: str) -> int:
+    """How many departures have been applied."""
+    progress = [value for key, value in online_records(url).items() if key.startswith(b"fti:{Airport.1.0}:p:")]
+    return sum(Progress.load(value.ljust(32, b"\0")).next_offset for value in progress)
 
 
 def assert_same(

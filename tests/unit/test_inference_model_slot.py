@@ -36,7 +36,7 @@ class Card:
     spend = fti.sum(Payment.amount).over("1h")
 
 
-service = fti.FeatureService("fraud", [fti.request("amount", float), fti.request("country", str), Card])  # type: ignore[list-item]  # mypy ignores what class decorators return
+service = fti.FeatureService("fraud", [fti.request("amount", float), fti.request("country", str), Card])
 
 
 @fti.model(

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamfti.dev.running import Addresses, announce
-from streamfti.errors import ContractError
+from streamfti.errors import SettingsError
 from streamfti.settings import Settings, load_settings, masked_url, settings_options
 
 
@@ -48,7 +48,7 @@ def test_an_empty_variable_is_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_an_unknown_variable_of_ours_is_an_error_that_offers_the_right_one() -> None:
-    with pytest.raises(ContractError, match=r"got STREAMFTI_HOEM \(did you mean 'STREAMFTI_HOME'\?\)"):
+    with pytest.raises(SettingsError, match=r"got STREAMFTI_HOEM \(did you mean 'STREAMFTI_HOME'\?\)"):
         load_settings(environ={"STREAMFTI_HOEM": "x", "OTHER_HOEM": "y"})
 
 

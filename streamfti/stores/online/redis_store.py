@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import hiredis
 import redis
@@ -56,7 +57,8 @@ def _translated(url: str) -> Iterator[None]:
 
 
 def _address(url: str) -> str:
-    return url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}{parts.path}" if parts.hostname else parts.path
 
 
 def register_group(url: str, group: FeatureGroup, record_bytes: int) -> bool:
