@@ -73,7 +73,11 @@ class ManualClock:
         return (self._now_us - self._start_us) / 1e6
 
     def advance(self, by: timedelta) -> None:
-        """Move forward; going back is refused, as a monotonic clock cannot."""
+        """Move forward.
+
+        Raises:
+            ValueError: if it would go back, which a monotonic clock cannot.
+        """
         if by < timedelta(0):
             msg = f"a clock cannot go back: advance() got {by!r}"
             raise ValueError(msg)

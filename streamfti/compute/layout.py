@@ -19,7 +19,8 @@ import numpy as np
 
 from streamfti.compute.accumulators import Accumulator
 from streamfti.compute.aggregators import aggregator
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.groups import FeatureGroup
 
 __all__ = ["HEADER_BYTES", "NEWEST", "TILE_END", "RecordLayout", "Ring"]
 

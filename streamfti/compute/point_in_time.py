@@ -19,7 +19,8 @@ from streamfti.compute.accumulators import Accumulator, EventColumns, State
 from streamfti.compute.aggregators import aggregator
 from streamfti.compute.event_columns import aggregated_fields, event_columns
 from streamfti.compute.values import FeatureColumn, feature_column
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.windows import Window
 
 __all__ = ["EventIndex", "point_in_time"]

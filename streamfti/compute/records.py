@@ -17,7 +17,7 @@ from streamfti.compute.aggregators import aggregator
 from streamfti.compute.layout import NEWEST, TILE_END, RecordLayout, Ring
 from streamfti.compute.tiles import Tiles
 from streamfti.compute.values import FeatureColumn, feature_column
-from streamfti.definitions.groups import Feature
+from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.windows import Window
 from streamfti.errors import CorruptRecord
 

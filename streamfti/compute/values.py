@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamfti.definitions.groups import Feature
+from streamfti.definitions.aggregations import Feature
 
 __all__ = ["FeatureColumn", "Status", "feature_column"]
 

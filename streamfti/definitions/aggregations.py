@@ -6,6 +6,7 @@ A user writes `sum(Transaction.amount).over("1h", "24h", default=0)`. To a type 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +14,12 @@ from streamfti.definitions.dtypes import DType
 from streamfti.definitions.durations import Duration
 from streamfti.definitions.events import Field
 from streamfti.definitions.windows import Window
-from streamfti.errors import DefinitionError
+from streamfti.errors import DefinitionError, did_you_mean
 
 __all__ = [
     "Aggregation",
     "AggregationKind",
+    "Feature",
     "WindowedAggregation",
     "count",
     "last",
@@ -58,10 +60,24 @@ class Aggregation:
         if len({w.label for w in built}) < len(built):
             msg = f"{self.kind}().over() must not name a window twice, got {[w.label for w in built]}"
             raise DefinitionError(msg)
-        if self.kind == "count" and default is not None:
+        return WindowedAggregation(self, built, self._checked_default(default))
+
+    def _checked_default(self, default: float | None) -> float | None:
+        """Return the default as a value of the feature's type."""
+        if default is None:
+            return None
+        if self.kind == "count":
             msg = "count() of an empty window is 0 and takes no default"
             raise DefinitionError(msg)
-        return WindowedAggregation(self, built, default)
+        if not math.isfinite(default):
+            msg = f"the default of {self.kind}() must be finite, got {default!r}"
+            raise DefinitionError(msg)
+        if self.dtype is DType.FLOAT64:
+            return float(default)
+        if default != int(default) or not -(2**63) <= default < 2**63:
+            msg = f"the default of {self.kind}() of an integer must be an integer of 64 bits, got {default!r}"
+            raise DefinitionError(msg)
+        return int(default)
 
     @property
     def dtype(self) -> DType:
@@ -74,12 +90,57 @@ class Aggregation:
 
 
 @dataclass(frozen=True, slots=True)
+class Feature:
+    """One windowed value of an entity. Its name is unique within its group."""
+
+    group: str
+    name: str
+    aggregation: Aggregation
+    window: Window
+    default: float | None
+
+    @property
+    def dtype(self) -> DType:
+        """The type of its values."""
+        return self.aggregation.dtype
+
+    @property
+    def qualified_name(self) -> str:
+        """`<group>.<name>`: unique in a catalog, and the column's name in training sets and requests' answers."""
+        return f"{self.group}.{self.name}"
+
+    @property
+    def attribute(self) -> str:
+        """The name under which it stands in the body of its group, without the window."""
+        return self.name.removesuffix(f"_{self.window.label}")
+
+
+@dataclass(frozen=True, slots=True)
 class WindowedAggregation:
-    """An aggregation over windows, as it stands in the body of a feature group."""
+    """An aggregation over windows, as it stands in the body of a feature group.
+
+    As an attribute of the finished group it gives single features by their window: `CardSpend.spend["24h"]`.
+    """
 
     aggregation: Aggregation
     windows: tuple[Window, ...]
     default: float | None
+    features: tuple[Feature, ...] = ()
+    """One for each window, once the group is built."""
+
+    def __getitem__(self, window: str) -> Feature:
+        """Return the feature of a window, by the window's label.
+
+        Raises:
+            DefinitionError: if there is no such window.
+        """
+        for feature in self.features:
+            if feature.window.label == window:
+                return feature
+        msg = (
+            f"{self.aggregation.kind}() must be taken over the window {window!r}, got {[w.label for w in self.windows]}"
+        )
+        raise DefinitionError(msg, hint=did_you_mean(window, [w.label for w in self.windows]))
 
 
 def _of_number(kind: AggregationKind, field: Any) -> Aggregation:  # noqa: ANN401  # a float to the checker, a Field at run time

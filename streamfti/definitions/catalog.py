@@ -120,8 +120,9 @@ def _run(path: Path) -> ModuleType:
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-    except DefinitionError:
-        raise
+    except DefinitionError as exc:
+        place = _where(exc, path)
+        raise type(exc)(exc.message, hint="; ".join(filter(None, [exc.hint, place]))) from exc
     except Exception as exc:  # the user's code may raise anything; it becomes one clear line
         msg = f"definition file {path} does not run: {type(exc).__name__}: {exc}"
         raise DefinitionError(msg, hint=_where(exc, path)) from exc
@@ -134,9 +135,9 @@ def _where(exc: Exception, path: Path) -> str:
     """Say which line of the definition file raised."""
     trace, line = exc.__traceback__, 0
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = trace.tb_lineno
         trace = trace.tb_next
-    if isinstance(exc, SyntaxError) and exc.lineno:
+    if isinstance(exc, SyntaxError) and exc.lineno and exc.filename and Path(exc.filename).resolve() == path.resolve():
         line = exc.lineno
     return f"line {line}" if line else ""

@@ -34,7 +34,7 @@ def duration_us(duration: Duration, *, subject: str) -> int:
     if isinstance(duration, timedelta):
         us = duration // timedelta(microseconds=1)
     else:
-        match = _PATTERN.fullmatch(duration)
+        match = _PATTERN.fullmatch(str(duration))  # an unchecked file may hold anything
         if match is None:
             msg = f"{subject} must be a duration such as '30s', '5m', '24h' or '7d', got {duration!r}"
             raise DefinitionError(msg, hint="use digits and one of s, m, h, d, or a timedelta")
@@ -50,6 +50,9 @@ def duration_label(duration: Duration) -> str:
 
     >>> duration_label("24h"), duration_label(timedelta(minutes=90))
     ('24h', '90m')
+
+    Raises:
+        DefinitionError: if it is not of whole seconds.
     """
     if isinstance(duration, str):
         return duration

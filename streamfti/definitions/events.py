@@ -38,19 +38,33 @@ _DTYPES: dict[object, DType] = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A condition on one field, such as `Departure.delay_minutes >= 15`; null compares as null."""
+    """A condition on one field, such as `Departure.delay_minutes >= 15`; null compares as null.
+
+    Raises:
+        DefinitionError: if the constant is not of the field's kind.
+    """
 
     field: Field
     operator: typing.Literal["<", "<=", ">", ">=", "=="]
     constant: bool | float | str
+
+    def __post_init__(self) -> None:
+        is_text = isinstance(self.constant, str)
+        comparable = self.field.type.dtype is DType.STRING if is_text else self.field.type.dtype.is_numeric
+        if not comparable:
+            msg = f"{self.field} is {self.field.type} and must be compared with one, got {self.constant!r}"
+            raise DefinitionError(msg)
+
+    def __bool__(self) -> bool:
+        msg = f"a condition on {self.field} is true or false for an event, not by itself"
+        raise DefinitionError(msg, hint="a < field < b is two conditions in Python; write one")
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
     """A field of an event class, as `Transaction.amount` names it.
 
-    Comparing it with a constant builds a `Comparison`; two fields are the same when their names and owners
-    are, which `same_as` says, as `==` is taken.
+    Comparing it with a constant builds a `Comparison`; with another field, says whether both are the same.
     """
 
     event: str
@@ -58,8 +72,8 @@ class Field:
     type: ValueType
 
     def same_as(self, other: Field) -> bool:
-        """Return whether both name the same field of the same event class."""
-        return (self.event, self.name) == (other.event, other.name)
+        """Return whether both name the same field, of one type, of the same event class."""
+        return (self.event, self.name, self.type) == (other.event, other.name, other.type)
 
     def __ge__(self, constant: float) -> Comparison:
         return Comparison(self, ">=", constant)
@@ -73,7 +87,9 @@ class Field:
     def __lt__(self, constant: float) -> Comparison:
         return Comparison(self, "<", constant)
 
-    def __eq__(self, constant: object) -> Comparison:  # type: ignore[override]  # builds a condition, as in every expression language
+    def __eq__(self, constant: object) -> Comparison | bool:  # type: ignore[override]  # builds a condition
+        if isinstance(constant, Field):
+            return self.same_as(constant)
         if not isinstance(constant, bool | int | float | str):
             msg = f"{self} can be compared with a constant, got {constant!r}"
             raise DefinitionError(msg)
@@ -133,12 +149,10 @@ def _value_type(event: str, name: str, annotation: object) -> tuple[ValueType, b
 def _build_schema(cls: type) -> EventSchema:
     fields: list[Field] = []
     event_times: list[str] = []
-    for name, annotation in typing.get_type_hints(cls, include_extras=True).items():
+    for name, annotation in _annotations(cls).items():
         if get_origin(annotation) is ClassVar:
             continue
-        if name.startswith("_"):
-            msg = f"field {cls.__name__}.{name} must not start with '_': such names are for the log's own columns"
-            raise DefinitionError(msg)
+        _check_name(cls, name)
         value_type, is_event_time = _value_type(cls.__name__, name, annotation)
         fields.append(Field(cls.__name__, name, value_type))
         if is_event_time:
@@ -147,6 +161,26 @@ def _build_schema(cls: type) -> EventSchema:
         msg = f"event {cls.__name__!r} must have exactly one field of type EventTime, got {len(event_times)}"
         raise DefinitionError(msg, hint="add a line such as `at: fti.EventTime`")
     return EventSchema(cls.__name__, tuple(fields), event_times[0])
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except NameError as exc:
+        msg = f"the annotations of event {cls.__name__!r} must name types that its module knows: {exc}"
+        raise DefinitionError(msg, hint="define the event class at the top of its module") from exc
+
+
+def _check_name(cls: type, name: str) -> None:
+    if name.startswith("_"):
+        msg = f"field {cls.__name__}.{name} must not start with '_': such names are for the log's own columns"
+        raise DefinitionError(msg)
+    if hasattr(Event, name) or hasattr(_EventMeta, name):
+        msg = f"field {cls.__name__}.{name} must have another name: every event has a method {name!r}"
+        raise DefinitionError(msg)
+    if name in cls.__dict__:
+        msg = f"field {cls.__name__}.{name} must have no default, got {cls.__dict__[name]!r}"
+        raise DefinitionError(msg, hint="an event says what happened; `| None` allows that a value is absent")
 
 
 class _EventMeta(type):
@@ -212,6 +246,9 @@ def _checked(field: Field, value: object) -> object:
         value = float(value)
     if type(value) is not wanted and not (wanted is datetime and isinstance(value, datetime)):
         msg = f"{field} must be {field.type}, got {value!r}"
+        raise ContractError(msg)
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        msg = f"{field} must fit 64 bits, got {value!r}"
         raise ContractError(msg)
     if isinstance(value, float) and not math.isfinite(value):
         msg = f"{field} must be finite, got {value!r}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.services import FeatureService
 
 __all__ = ["group_fingerprint", "group_meaning", "service_fingerprint", "service_meaning"]

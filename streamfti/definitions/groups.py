@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from streamfti.definitions.aggregations import Aggregation, WindowedAggregation
+from streamfti.definitions.aggregations import Feature, WindowedAggregation
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.durations import DAY_US, Duration, duration_us
 from streamfti.definitions.events import Field
 from streamfti.definitions.sources import KafkaSource
-from streamfti.definitions.windows import Window
 from streamfti.errors import DefinitionError, did_you_mean
 
 __all__ = ["Feature", "FeatureGroup", "feature_group"]
@@ -18,32 +18,12 @@ __all__ = ["Feature", "FeatureGroup", "feature_group"]
 _KEY_TYPES = {DType.STRING, DType.INT64, DType.BOOL}
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """One windowed value of an entity. Its name is unique within its group."""
-
-    group: str
-    name: str
-    aggregation: Aggregation
-    window: Window
-    default: float | None
-
-    @property
-    def dtype(self) -> DType:
-        """The type of its values."""
-        return self.aggregation.dtype
-
-    @property
-    def qualified_name(self) -> str:
-        """`<group>.<name>`: unique in a catalog, and the column's name in training sets and requests' answers."""
-        return f"{self.group}.{self.name}"
-
-
 @dataclass(frozen=True)
 class FeatureGroup:
     """Features of one entity from one source. Build it with the decorator `feature_group`.
 
-    A feature is an attribute: `CardSpend.spend_24h`.
+    `CardSpend.spend["24h"]` is one of its features, and so is `CardSpend.spend_24h`; type checkers, to which a
+    decorated class stays a class, know only the first.
     """
 
     name: str
@@ -63,6 +43,11 @@ class FeatureGroup:
         if not self.features:
             msg = f"feature group {self.name!r} must have at least one feature, got none"
             raise DefinitionError(msg, hint="add a line such as `payments = fti.count().over('1h')`")
+        if not self.entity or len(set(self.entity)) < len(self.entity):
+            msg = (
+                f"feature group {self.name!r} must have an entity of one or more fields, each once, got {self.entity!r}"
+            )
+            raise DefinitionError(msg)
         for key_field in self.entity_fields:
             if key_field.type.dtype not in _KEY_TYPES:
                 msg = f"entity key {key_field} must be str, int or bool, got {key_field.type}"
@@ -101,9 +86,13 @@ class FeatureGroup:
         msg = f"feature group {self.name!r} has no feature {name!r}"
         raise DefinitionError(msg, hint=did_you_mean(name, [f.name for f in self.features]))
 
-    def __getattr__(self, name: str) -> Feature:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # a feature, or all windows of an attribute
         if name.startswith("_"):
             raise AttributeError(name)
+        of_attribute = tuple(f for f in self.features if f.attribute == name)
+        if of_attribute:
+            first, windows = of_attribute[0], tuple(f.window for f in of_attribute)
+            return WindowedAggregation(first.aggregation, windows, first.default, of_attribute)
         try:
             return self.feature(name)
         except DefinitionError as exc:

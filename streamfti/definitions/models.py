@@ -81,7 +81,11 @@ class Model:
                     f"as in feature service {self.features.name!r}, got {found.value}"
                 )
                 raise DefinitionError(msg)
-        self.spine.schema.field(self.label.on)
+        shared, outcome = self.spine.schema.field(self.label.on), self.label.source.schema.field(self.label.on)
+        if shared.type.dtype is not outcome.type.dtype:
+            types = f"{shared.type} and {outcome.type}"
+            msg = f"{shared} and {outcome}, by which labels are found, must have one type, got {types}"
+            raise DefinitionError(msg)
         if self.task == "binary" and isinstance(self.label.value, Field):
             dtype = self.label.value.type.dtype
             if dtype is not DType.BOOL:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from streamfti.definitions.aggregations import Feature, WindowedAggregation
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Field
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import DefinitionError, did_you_mean
 
 __all__ = ["FeatureService", "RequestFeature", "request"]
@@ -53,8 +54,8 @@ class FeatureService:
 
     Args:
         name: unique in the catalog.
-        members: request features, whole feature groups (all their features, in their order), and single
-            features of groups.
+        members: request features, whole feature groups (all their features, in their order), attributes of groups
+            (`CardSpend.spend`: all its windows) and single features (`CardSpend.spend["24h"]`).
         groups: the groups that single features belong to; those given whole need not be repeated.
 
     Raises:
@@ -65,14 +66,14 @@ class FeatureService:
     def __init__(
         self,
         name: str,
-        members: Iterable[RequestFeature | FeatureGroup | Feature | type],
+        members: Iterable[RequestFeature | FeatureGroup | Feature | WindowedAggregation | type],
         *,
         groups: Iterable[FeatureGroup | type] = (),
     ) -> None:
         # To a type checker a decorated class stays a class, so `type` stands in the signature; only groups pass.
         members = list(members)
         self.name = name
-        known = {g.name: g for g in [*members, *groups] if isinstance(g, FeatureGroup)}
+        known = _by_name(name, [*members, *groups])
         self.inputs: tuple[RequestFeature | Feature, ...] = tuple(_expanded(name, members))
         self.groups: tuple[FeatureGroup, ...] = tuple(_used_groups(name, self.inputs, known))
         self._check()
@@ -125,9 +126,18 @@ class FeatureService:
         return f"FeatureService({self.name!r}, {len(self.inputs)} inputs)"
 
 
+def _by_name(service: str, definitions: Iterable[object]) -> dict[str, FeatureGroup]:
+    known: dict[str, FeatureGroup] = {}
+    for group in definitions:
+        if isinstance(group, FeatureGroup) and known.setdefault(group.name, group) is not group:
+            msg = f"feature service {service!r} must not use two groups named {group.name!r}"
+            raise DefinitionError(msg)
+    return known
+
+
 def _expanded(service: str, members: Iterable[object]) -> Iterable[RequestFeature | Feature]:
     for member in members:
-        if isinstance(member, FeatureGroup):
+        if isinstance(member, FeatureGroup | WindowedAggregation):
             yield from member.features
         elif isinstance(member, RequestFeature | Feature):
             yield member

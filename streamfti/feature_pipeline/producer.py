@@ -67,6 +67,9 @@ class EventProducer:
             event: an event of the source's class.
             ingest_time: the time that the message carries as the broker's; for replays of history. By default the
                 broker's clock.
+
+        Raises:
+            ContractError: if the event is of another class.
         """
         if not isinstance(event, self._source.event):
             msg = f"source {self._source.name!r} must get {self._source.schema.name} events, got {event!r}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from streamfti.clock import Clock
+from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.fingerprint import service_fingerprint
-from streamfti.definitions.groups import Feature
 from streamfti.definitions.services import FeatureService
 from streamfti.inference_pipeline.feature_reader import FeatureReader
 from streamfti.inference_pipeline.metrics import ServingMetrics

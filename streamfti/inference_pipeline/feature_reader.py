@@ -17,8 +17,9 @@ from streamfti.compute.entity_keys import encode_key
 from streamfti.compute.layout import RecordLayout
 from streamfti.compute.records import load_records, newest_event_time_us, read_features
 from streamfti.compute.values import FeatureColumn
+from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.fingerprint import group_fingerprint
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.services import FeatureService
 from streamfti.errors import FingerprintMismatch, InvalidRequest
 from streamfti.inference_pipeline.request_contract import QueryTime

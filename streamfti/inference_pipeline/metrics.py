@@ -19,7 +19,10 @@ class ServingMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
-            "streamfti_requests", "Calls answered, by method and gRPC status.", ["method", "code"], registry=registry
+            "streamfti_requests_total",
+            "Calls answered, by method and gRPC status.",
+            ["method", "code"],
+            registry=registry,
         )
         self._seconds = Histogram(
             "streamfti_request_seconds",
@@ -29,7 +32,7 @@ class ServingMetrics:
             registry=registry,
         )
         self._statuses = Counter(
-            "streamfti_feature_status",
+            "streamfti_feature_status_total",
             "Stored feature values served, by group and status.",
             ["group", "status"],
             registry=registry,

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from streamfti.compute.point_in_time import EventIndex, point_in_time
 from streamfti.compute.values import FeatureColumn
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.groups import FeatureGroup
 
 __all__ = ["ServedFeatures", "SkewReport", "SkewRow", "verify_group"]
 

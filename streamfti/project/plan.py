@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from streamfti.compute.layout import RecordLayout
+from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.fingerprint import group_fingerprint, service_fingerprint
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.models import Model
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource

@@ -19,9 +19,10 @@ from streamfti.clock import ManualClock, from_us, to_us
 from streamfti.compute.entity_keys import encode_key
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.values import FeatureColumn, Status
+from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.durations import Duration, duration_us
 from streamfti.definitions.events import Event, Field
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError, DefinitionError, did_you_mean

@@ -13,9 +13,9 @@ from fractions import Fraction
 from typing import Literal
 
 from streamfti.clock import to_us
-from streamfti.definitions.aggregations import AggregationKind
+from streamfti.definitions.aggregations import AggregationKind, Feature
 from streamfti.definitions.events import Event, Field
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.groups import FeatureGroup
 
 __all__ = ["Head", "PlacedEvent", "naive_feature"]
 

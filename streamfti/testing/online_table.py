@@ -14,7 +14,8 @@ from streamfti.compute.layout import HEADER_BYTES, NEWEST, RecordLayout
 from streamfti.compute.records import load_records, merge_tiles, read_features
 from streamfti.compute.tiles import build_tiles
 from streamfti.compute.values import FeatureColumn
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.groups import FeatureGroup
 
 __all__ = ["OnlineTable"]
 

@@ -13,36 +13,34 @@ from hypothesis import strategies as st
 from streamfti.clock import from_us
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Event, Field, event_schema
-from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.windows import Window
 from streamfti.testing.naive import PlacedEvent
 
-__all__ = ["batches", "event_streams", "event_times_us", "field_values", "placed_streams", "steps_us"]
+__all__ = ["batches", "event_streams", "event_times_us", "field_values", "placed_streams"]
 
 _KEY_POOL = ("a", "b", "", "1:a", "ä")
-_MAX_STEPS = 40
 
 
-def steps_us(group: FeatureGroup) -> tuple[int, ...]:
-    """Return the lengths and hops of a group's windows, ascending: the distances at which its values change."""
-    windows = [feature.window for feature in group.features]
-    return tuple(sorted({w.length_us for w in windows} | {w.hop_us for w in windows}))
+def event_times_us(origin_us: int, windows: Collection[Window]) -> st.SearchStrategy[int]:
+    """Return times from the origin on: on the hops of the windows, a microsecond either side of them, or any.
 
-
-def event_times_us(origin_us: int, steps_us: Collection[int]) -> st.SearchStrategy[int]:
-    """Return times from the origin on: a few steps (lengths, hops) after it, one microsecond either side, or any.
+    Times of one window lie within two of its lengths, so that they meet in it, leave it, and overwrite its tiles.
 
     Args:
         origin_us: the earliest time, not negative.
-        steps_us: distances of which multiples are tried; none is shorter than a microsecond.
+        windows: at least one. The fewer, the closer together the times.
     """
-    steps = sorted(steps_us)
-    edges = st.builds(
-        lambda step, n, nudge: max(origin_us, origin_us + n * step + nudge),
-        st.sampled_from(steps),
-        st.integers(0, _MAX_STEPS),
-        st.sampled_from((-1, 0, 0, 1)),
-    )
-    return edges | st.integers(origin_us, origin_us + 3 * steps[-1])
+    edges = [
+        st.builds(
+            lambda n, nudge, hop_us: max(origin_us, origin_us + n * hop_us + nudge),
+            st.integers(0, 2 * (window.length_us // window.hop_us) + 2),
+            st.sampled_from((-1, 0, 0, 1)),
+            st.just(window.hop_us),
+        )
+        for window in sorted(windows, key=lambda window: window.length_us)
+    ]
+    longest_us = max(window.length_us for window in windows)
+    return st.one_of(*edges, st.integers(origin_us, origin_us + 3 * longest_us))
 
 
 def field_values(field: Field) -> st.SearchStrategy[str | int | float | bool | datetime | None]:

@@ -44,7 +44,8 @@ class CardSpend:
 """
 
 SERVICE = """
-service = fti.FeatureService("fraud", [fti.request("amount", float), CardSpend, CardSpend.spend_1h])
+service = fti.FeatureService("fraud", [fti.request("amount", float), CardSpend.n, CardSpend.spend["1h"]])
+whole = fti.FeatureService("whole", [CardSpend])
 """
 
 

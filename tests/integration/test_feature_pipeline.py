@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import fastavro
 import numpy as np
@@ -278,7 +279,8 @@ def test_bad_message_becomes_a_dead_letter_and_its_neighbours_count(
     assert project.log.read(project.source)["cents"].sort().to_list() == [1, 2]
     assert online(project, project.cards, {"card": ["c1"]})["Cards.payments_1h"] == [(2, 1)]
     letter = read_one(project, project.source.dead_letter_topic)
-    headers = {name: str(value, "utf-8") for name, value in letter.headers() or [] if isinstance(value, bytes)}
+    found = cast("list[tuple[str, bytes]]", letter.headers() or [])
+    headers = {name: value.decode() for name, value in found}
     assert headers["streamfti-reason"] == reason
     assert detail in headers["streamfti-detail"]
     assert headers["streamfti-partition"] == "0"

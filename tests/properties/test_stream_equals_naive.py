@@ -17,11 +17,12 @@ from streamfti.clock import to_us
 from streamfti.compute.entity_keys import encode_key
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.values import FeatureColumn, Status
-from streamfti.definitions.groups import Feature, FeatureGroup
+from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.testing.event_frames import event_frame, frame_schema
 from streamfti.testing.naive import PlacedEvent, naive_feature
 from streamfti.testing.online_table import OnlineTable
-from streamfti.testing.strategies import batches, event_times_us, placed_streams, steps_us
+from streamfti.testing.strategies import batches, event_times_us, placed_streams
 
 EXAMPLES = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 ORIGINS_US = (0, 1_767_225_600_000_000)  # the epoch itself, and 2026-01-01
@@ -78,9 +79,16 @@ every_group = pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.n
 
 
 def streams(group: FeatureGroup) -> st.SearchStrategy[list[PlacedEvent]]:
-    return st.sampled_from(ORIGINS_US).flatmap(
-        lambda origin: placed_streams(Reading, event_times_us(origin, steps_us(group)))
+    windows = sorted({feature.window for feature in group.features}, key=lambda w: (w.length_us, w.hop_us))
+    chosen = st.sampled_from(windows).map(lambda window: [window]) | st.just(windows)
+    return st.tuples(st.sampled_from(ORIGINS_US), chosen).flatmap(
+        lambda drawn: placed_streams(Reading, event_times_us(*drawn))
     )
+
+
+def steps_us(group: FeatureGroup) -> tuple[int, ...]:
+    windows = [feature.window for feature in group.features]
+    return tuple(sorted({w.length_us for w in windows} | {w.hop_us for w in windows}))
 
 
 def keys_of(group: FeatureGroup, events: Sequence[PlacedEvent]) -> list[tuple[object, ...]]:

@@ -9,8 +9,10 @@ import pytest
 
 import streamfti as fti
 from streamfti.clock import from_us
+from streamfti.compute.accumulators import EventColumns, FieldColumn
 from streamfti.compute.layout import RecordLayout
 from streamfti.compute.records import load_records, newest_event_time_us, read_features
+from streamfti.compute.tiles import build_tiles
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.errors import CorruptRecord
 from streamfti.testing.event_frames import event_frame
@@ -133,6 +135,17 @@ def test_one_batch_longer_than_the_ring_keeps_the_newest_of_each_slot() -> None:
     assert count(table, T0 + 39 * MINUTE_US + 1) == 13
     split = table_of(*(T0 + i * MINUTE_US for i in range(40)))
     assert count(split, T0 + 39 * MINUTE_US + 1) == 13
+
+
+def test_a_batch_has_one_tile_for_each_entity_and_slot() -> None:
+    (ring,) = RecordLayout.of(card).rings
+    times_us = T0 + np.arange(0, 40 * MINUTE_US, MINUTE_US)
+    entity = np.repeat(np.arange(2), 40)
+    cents = FieldColumn(np.ones(80, np.int64))
+    tiles = build_tiles(EventColumns(entity, np.tile(times_us, 2), np.arange(80), {"cents": cents}), ring)
+    slots = (tiles.ends_us // MINUTE_US - 1) % ring.n_slots
+    assert len(set(zip(tiles.rows.tolist(), slots.tolist(), strict=True))) == len(tiles.rows) == 2 * ring.n_slots
+    assert set(tiles.ends_us.tolist()) == set((times_us[-ring.n_slots :] + MINUTE_US).tolist())
 
 
 def test_many_rows_keep_their_order_and_their_own_query_times() -> None:
