@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from typing import Any, NamedTuple, cast
 
 import click
@@ -73,6 +74,8 @@ class _LazyGroup(click.Group):
         target = _COMMANDS.get(cmd_name)
         if target is None:
             return None
+        # What gRPC's core would log on stderr beside an error of ours, in its own words and with its source lines.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         return cast("click.Command", getattr(importlib.import_module(target.module), target.attribute))
 
     @override
@@ -98,7 +101,8 @@ class _LazyGroup(click.Group):
         except StreamFTIError as exc:
             if ctx.params["debug"]:
                 raise
-            _report(exc.message, "; ".join(filter(None, (exc.hint, _package_hint(exc.__cause__)))))
+            package_hint = "" if "pip install" in exc.hint else _package_hint(exc.__cause__)
+            _report(exc.message, "; ".join(filter(None, (exc.hint, package_hint))))
             ctx.exit(1)
         except ModuleNotFoundError as exc:
             hint = _package_hint(exc)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -99,7 +100,8 @@ def load_settings(
         environ: the environment, instead of that of the process.
 
     Raises:
-        SettingsError: if a variable begins with `STREAMFTI_` but is none of ours, or what `dev up` left is damaged.
+        SettingsError: if a variable begins with `STREAMFTI_` but is none of ours, or the online store is no URL.
+        ContractError: if what `dev up` left is damaged.
     """
     variables = os.environ if environ is None else environ
     _refuse_unknown(variables)
@@ -107,9 +109,11 @@ def load_settings(
     redis_url = redis_url or variables.get(_REDIS)
     bootstrap_servers = bootstrap_servers or variables.get(_KAFKA)
     running = None if redis_url and bootstrap_servers else read_running(folder)
+    redis_url = redis_url or (running.redis_url if running else DEFAULT_REDIS_URL)
+    _check_redis_url(redis_url)
     return Settings(
         home=folder,
-        redis_url=redis_url or (running.redis_url if running else DEFAULT_REDIS_URL),
+        redis_url=redis_url,
         bootstrap_servers=bootstrap_servers or (running.bootstrap_servers if running else DEFAULT_BOOTSTRAP_SERVERS),
     )
 
@@ -119,6 +123,17 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
         if name.startswith(_OURS) and name not in _KNOWN:
             msg = f"the environment must name settings of StreamFTI, got {name}"
             raise SettingsError(msg, hint=did_you_mean(name, _KNOWN))
+
+
+def _check_redis_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme == "unix" or (parts.scheme in {"redis", "rediss"} and parts.port != 0)
+    except ValueError:  # a port that is no number, or a bracket that is not closed
+        is_address = False
+    if not is_address:
+        msg = f"the online store must be a URL of a Redis, got {masked_url(url)!r}"
+        raise SettingsError(msg, hint=f"for example {DEFAULT_REDIS_URL}; the schemes are redis, rediss and unix")
 
 
 def masked_url(url: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,8 +28,9 @@ from sklearn.metrics import roc_auc_score
 
 from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.catalog import Catalog, load_catalog
+from streamfti.dev.process import ServerProcess, wait_until
 from streamfti.dev.servers import DevServers
-from streamfti.errors import StreamFTIError
+from streamfti.errors import SettingsError, StreamFTIError
 from streamfti.feature_pipeline.producer import EventProducer
 from streamfti.inference_pipeline.client import InferenceClient
 from streamfti.monitoring.verify import ServedFeatures, SkewReport, verify_group
@@ -44,7 +44,8 @@ __all__ = ["SIZES", "Report", "Size", "run", "table"]
 
 DEFINITIONS = Path(__file__).parent / "definitions.py"
 _NEW_YORK_MIDNIGHT = timedelta(hours=5)  # in UTC, in winter
-_STOP_S = 60.0
+_STOP_S, _START_S = 60.0, 60.0
+_HISTORY_LINGER_MS = 20  # large batches: what the embedded broker does at a fetch grows with their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,17 @@ def _day(month: int, day: int, year: int = 2013) -> datetime:
 
 SIZES = {
     "small": Size(_day(1, 22), _day(2, 1), 4),
-    "full": Size(_day(10, 1), _day(1, 1, 2014), 4),
+    "full": Size(_day(10, 1), _day(1, 1, 2014), 16),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the demo measured. Times of day of a shared machine: read the ratios and the zeros, not the last digit."""
+    """What the demo measured on this machine, servers, pipeline and asking client together.
+
+    `events_per_second` is of the history, at full speed, log and all groups included; freshness is from before an
+    event is sent until an independent reader finds it applied; `predict_ms` is seen by the client, one call at a time.
+    """
 
     events: int
     events_per_second: float
@@ -91,19 +96,23 @@ def run(size_name: str, home: Path, console: Console) -> Report:
 
     Raises:
         StreamFTIError: if a server or a pipeline does not start, or ends before its time.
+        SettingsError: if the folder is in use.
     """
+    if home.exists() and any(home.iterdir()):
+        msg = f"the folder of a demo must be empty, got {home}"
+        raise SettingsError(msg, hint="name a new one; the embedded broker forgets its topics, so nothing can go on")
     began = time.monotonic()
     size, catalog = SIZES[size_name], load_catalog(DEFINITIONS)
-    with ExitStack() as stack:
-        servers = stack.enter_context(DevServers(home / "servers"))
+    with DevServers(home / "servers") as servers:
         project = _Project(home, catalog, servers.redis_url, servers.bootstrap_servers, console)
         console.print(servers.describe())
         project.command("apply", DEFINITIONS, "--partitions", "1", "--topic-config", "retention.ms=-1")
-        player, total = project.player(stack, size)
-        events, events_per_second = _process_history(project, player, size, total)
+        player, frames = project.player()
+        total = sum(frame.filter(pl.col("at") < size.history_until).height for frame in frames.values())
+        events_per_second = _process_history(project, player, size, total)
         _train(project, size)
-        asked = _live(project, player, size)
-    return _report(project, asked, began, events, events_per_second)
+        asked = _live(project, player, frames["schedules"], size)
+    return _report(project, asked, began, player.played, events_per_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +133,22 @@ class _Project:
         }
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
-        """Start a command of StreamFTI; its errors go where ours go."""
-        command = [sys.executable, "-m", "streamfti.cli", *map(str, arguments)]
+        """Start a command of StreamFTI that ends by itself; its errors go where ours go."""
         return subprocess.Popen(  # noqa: S603  # our own program with our own arguments
-            command, env=self._environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+            _command(*arguments), env=self._environment(), stdout=subprocess.PIPE, text=True
         )
 
     def command(self, *arguments: object) -> str:
         """Run a command of StreamFTI to its end and return what it printed."""
-        process = self.start(*arguments)
+        with self.start(*arguments) as process:
+            return self.output(process, *arguments)
+
+    def output(self, process: subprocess.Popen[str], *arguments: object) -> str:
+        """Return what a command has printed at its end.
+
+        Raises:
+            StreamFTIError: if it ended badly.
+        """
         output, _ = process.communicate()
         if process.returncode:
             msg = f"`streamfti {arguments[0]}` must end well, got exit code {process.returncode}"
@@ -140,36 +156,37 @@ class _Project:
         return output
 
     @contextmanager
-    def running(self, *arguments: object) -> Iterator[IO[str]]:
-        """Run a command beside us and stop it as an operator would, with SIGTERM."""
-        process = self.start(*arguments)
-        assert process.stdout is not None  # noqa: S101  # a pipe was asked for
+    def running(self, name: str, *arguments: object) -> Iterator[Path]:
+        """Run a command beside us, also gone when we are killed; yield its log. It must not end by itself."""
+        options = ["--home", self.home, "--redis-url", self.redis_url]
+        process = ServerProcess(name, _command(*arguments, *options), self.home / "processes" / name, grace_s=_STOP_S)
         try:
-            yield process.stdout
+            yield process.log_path
+            if not process.running:
+                must = "keep running"
+                raise process.failure(must)
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=_STOP_S)
-        if process.returncode:
-            msg = f"`streamfti {arguments[0]}` must stop well, got exit code {process.returncode}"
-            raise StreamFTIError(msg, hint="what it said stands above")
+            process.stop()
 
-    def player(self, stack: ExitStack, size: Size) -> tuple[Player, int]:
-        """Load the flights and open the producers; also return how many events the history has."""
+    def player(self) -> tuple[Player, dict[str, pl.DataFrame]]:
+        """Load the flights as events; return what plays them, and the events."""
         flights = load_flights()
         frames = {
             "schedules": schedules(flights),
             "departures": departures(flights),
             "arrivals": arrivals(flights),
         }
+        return Player(self.catalog, frames), frames
+
+    @contextmanager
+    def producers(self, *, linger_ms: int) -> Iterator[dict[str, EventProducer]]:
+        """Open a producer for each source."""
         registry = FileSchemaRegistry(self.home / "schemas")
-        producers = {
-            name: stack.enter_context(
-                EventProducer(self.bootstrap_servers, self.catalog.source(name), registry, linger_ms=0)
-            )
-            for name in frames
-        }
-        total = sum(frame.filter(pl.col("at") < size.history_until).height for frame in frames.values())
-        return Player(self.catalog, frames, producers), total
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(EventProducer(self.bootstrap_servers, source, registry, linger_ms=linger_ms))
+                for name, source in self.catalog.sources.items()
+            }
 
     def follower(self) -> Follower:
         return Follower(self.catalog, self.redis_url)
@@ -180,9 +197,14 @@ class _Project:
         return Progress(*columns, console=self.console)
 
 
-def _process_history(project: _Project, player: Player, size: Size, total: int) -> tuple[int, float]:
-    """Step 2: produce the history, then run the feature pipeline over it at full speed."""
-    with project.progress() as progress:
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "streamfti.cli", *map(str, arguments)]
+
+
+def _process_history(project: _Project, player: Player, size: Size, total: int) -> float:
+    """Step 2: produce the history, then run the feature pipeline over it at full speed; return its events/s."""
+    with project.progress() as progress, project.producers(linger_ms=_HISTORY_LINGER_MS) as producers:
+        player.use(producers)
         task = progress.add_task("producing the history", total=total)
         month = _day(1, 1) - timedelta(days=2)  # a few events are before local midnight
         while month < size.history_until:
@@ -190,18 +212,16 @@ def _process_history(project: _Project, player: Player, size: Size, total: int) 
             progress.advance(task, player.play_until(month))
         task = progress.add_task("run features", total=total)
         follower = project.follower()
-        pipeline = project.start("run", "features", DEFINITIONS, "--until-caught-up", "--json")
-        while pipeline.poll() is None:
+        command = ("run", "features", DEFINITIONS, "--until-caught-up", "--json")
+        with project.start(*command) as pipeline:
+            while pipeline.poll() is None:
+                progress.update(task, completed=sum(follower.applied().values()))
+                time.sleep(0.1)
             progress.update(task, completed=sum(follower.applied().values()))
-            time.sleep(0.1)
-        progress.update(task, completed=sum(follower.applied().values()))
+            output = project.output(pipeline, *command)
         follower.close()
-    output, _ = pipeline.communicate()
-    if pipeline.returncode:
-        msg = f"`streamfti run features` must end well, got exit code {pipeline.returncode}"
-        raise StreamFTIError(msg)
     summary = json.loads(output.strip().splitlines()[-1])
-    return int(summary["events"]), float(summary["events_per_second"])
+    return float(summary["events_per_second"])
 
 
 def _train(project: _Project, size: Size) -> None:
@@ -215,18 +235,20 @@ def _train(project: _Project, size: Size) -> None:
         project.console.print(f"{model} version {result['version']}: validation AUC {auc:.3f}, parity checked")
 
 
-def _live(project: _Project, player: Player, size: Size) -> Asked:
+def _live(project: _Project, player: Player, timetable: pl.DataFrame, size: Size) -> Asked:
     """Step 4: serve, play on, and ask at the query times of every n-th day."""
     asked = Asked()
     days = [size.history_until + timedelta(days=n) for n in range((size.live_until - size.history_until).days)]
     fields = list(project.catalog.service("flight_features").request_fields)
-    timetable = schedules(load_flights())
+    brokers = ("--bootstrap-servers", project.bootstrap_servers)
     with (
-        project.running("run", "features", DEFINITIONS),
-        project.running("serve", DEFINITIONS, "--port", "0") as serving,
+        project.running("features", "run", "features", DEFINITIONS, *brokers),
+        project.running("serve", "serve", DEFINITIONS, "--port", "0") as serving,
         InferenceClient(_address(serving)) as client,
+        project.producers(linger_ms=0) as producers,
         project.progress() as progress,
     ):
+        player.use(producers)
         follower = project.follower()
         task = progress.add_task("live days", total=len(days))
         for number, day in enumerate(days):
@@ -248,14 +270,22 @@ def _static_fields(project: _Project) -> list[str]:
     return list(project.catalog.service("static_features").request_fields)
 
 
-def _address(serving: IO[str]) -> str:
-    """Return where the server listens, as it says when it is ready."""
-    for line in serving:
-        found = re.search(r"listening on (\S+)", line)
-        if found:
-            return found[1]
-    msg = "`streamfti serve` must say where it listens, got its end"
-    raise StreamFTIError(msg, hint="what it said stands above")
+def _address(log: Path) -> str:
+    """Return where the server listens, as it says when it is ready.
+
+    Raises:
+        StreamFTIError: if it does not say so in time.
+    """
+    found: list[str] = []
+
+    def announced() -> bool:
+        found.extend(re.findall(r"^listening on (\S+)", log.read_text(), re.MULTILINE))
+        return bool(found)
+
+    if not wait_until(announced, within_s=_START_S):
+        msg = f"`streamfti serve` must say where it listens, got: {log.read_text()[-500:]}"
+        raise StreamFTIError(msg)
+    return found[0]
 
 
 def _report(project: _Project, asked: Asked, began: float, events: int, events_per_second: float) -> Report:

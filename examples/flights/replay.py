@@ -31,16 +31,19 @@ class Player:
     Args:
         catalog: the flights' definitions.
         frames: the events of each source, sorted by `at`.
-        producers: one for each source.
     """
 
-    def __init__(
-        self, catalog: Catalog, frames: Mapping[str, pl.DataFrame], producers: Mapping[str, EventProducer]
-    ) -> None:
+    def __init__(self, catalog: Catalog, frames: Mapping[str, pl.DataFrame]) -> None:
         self._catalog = catalog
-        self._producers = producers
+        self._producers: Mapping[str, EventProducer] = {}
+        self.played = 0
+        """Events produced so far."""
         self._events = {name: _rows(catalog, name, frame) for name, frame in frames.items()}
         self._next: dict[str, dict[str, Any] | None] = {name: next(rows, None) for name, rows in self._events.items()}
+
+    def use(self, producers: Mapping[str, EventProducer]) -> None:
+        """Produce through these from now on, one for each source."""
+        self._producers = producers
 
     def play_until(self, end: datetime) -> int:
         """Produce every event before a time and wait for the broker's word; return how many there were."""
@@ -54,6 +57,7 @@ class Player:
                 sent += 1
         for producer in self._producers.values():
             producer.flush()
+        self.played += sent
         return sent
 
     @property

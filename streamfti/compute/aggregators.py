@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from streamfti.errors import DefinitionError
 __all__ = ["AGGREGATORS", "Aggregator", "aggregator"]
 
 Result = tuple[NDArray[Any], NDArray[np.bool_]]
-"""Values (int64[n] or float64[n]) and where there is one."""
+"""Values (int64 or float64, of the shape of the state) and where there is one."""
 
 
 class Aggregator(ABC):
@@ -28,9 +28,14 @@ class Aggregator(ABC):
     def accumulators(self) -> tuple[Accumulator, ...]:
         """The partial state that it needs."""
 
+    @property
+    def alike(self) -> Hashable:
+        """Equal for aggregators that differ in the names of their columns alone: one of them may work for all."""
+        return type(self)
+
     @abstractmethod
     def result(self, state: State) -> Result:
-        """Return the values of n windows from their states: the columns of all its accumulators, by name."""
+        """Return the values of windows from their states: the columns of all its accumulators, by name, any shape."""
 
 
 class _Counting(Aggregator):
@@ -43,7 +48,7 @@ class _Counting(Aggregator):
 
     def result(self, state: State) -> Result:
         values = state[self._count.name]
-        return values, np.ones(len(values), np.bool_)
+        return values, np.ones(values.shape, np.bool_)
 
 
 class _OfField(Aggregator):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
 from streamfti.definitions.groups import FeatureGroup
 
-__all__ = ["aggregated_fields", "event_columns", "event_times_us", "key_expression", "positions"]
+__all__ = ["EventArrays", "aggregated_fields", "event_columns", "event_times_us", "key_expression", "positions"]
 
 _PARTITION_SHIFT = 48  # offsets below 2**48, partitions below 2**15
 
@@ -46,6 +47,41 @@ def aggregated_fields(group: FeatureGroup) -> dict[str, Field]:
     return {f.aggregation.field.name: f.aggregation.field for f in group.features if f.aggregation.field is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class EventArrays:
+    """n events as arrays, in the order of their frame.
+
+    Attributes:
+        event_time_us: int64[n].
+        position: int64[n].
+        fields: the fields that were asked for, by name.
+    """
+
+    event_time_us: NDArray[np.int64]
+    position: NDArray[np.int64]
+    fields: Mapping[str, FieldColumn]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, schema: EventSchema, fields: Iterable[Field]) -> EventArrays:
+        """Take an event frame apart."""
+        columns = {field.name: _column(frame[field.name], field) for field in fields}
+        return cls(event_times_us(frame, schema), positions(frame), columns)
+
+    def sorted_by(self, entity: NDArray[np.int64], places: NDArray[np.int64], names: Iterable[str]) -> EventColumns:
+        """Return some of the events, sorted by (entity, event time, position).
+
+        Args:
+            entity: int64[m], the number of the entity of each event at `places`.
+            places: int64[m], which events.
+            names: which fields to carry along.
+        """
+        time_us, position = self.event_time_us[places], self.position[places]
+        order = np.lexsort((position, time_us, entity))
+        at = places[order]
+        fields = {name: self.fields[name].take(at) for name in names}
+        return EventColumns(entity[order], time_us[order], position[order], fields)
+
+
 def event_columns(
     frame: pl.DataFrame, schema: EventSchema, fields: Iterable[Field], entity: NDArray[np.int64]
 ) -> EventColumns:
@@ -57,16 +93,14 @@ def event_columns(
         fields: those to carry along.
         entity: int64[n], the number of each row's entity.
     """
-    time_us, position = event_times_us(frame, schema), positions(frame)
-    order = np.lexsort((position, time_us, entity))
-    columns = {f.name: _column(frame[f.name], f, order) for f in fields}
-    return EventColumns(entity[order], time_us[order], position[order], columns)
+    fields = list(fields)
+    arrays = EventArrays.of(frame, schema, fields)
+    return arrays.sorted_by(entity, np.arange(len(entity)), [field.name for field in fields])
 
 
-def _column(series: pl.Series, field: Field, order: NDArray[np.int64]) -> FieldColumn:
-    valid: NDArray[np.bool_] | None = None
-    if series.null_count():
-        valid = series.is_not_null().to_numpy()[order]
+def _column(series: pl.Series, field: Field) -> FieldColumn:
+    if series.null_count() == 0:
+        return FieldColumn(series.to_numpy().astype(numpy_dtype(field), copy=False))
     filled = series.fill_null(False if field.type.dtype is DType.BOOL else 0)
-    values: NDArray[Any] = filled.to_numpy().astype(numpy_dtype(field), copy=False)
-    return FieldColumn(values[order], valid)
+    numbers: NDArray[Any] = filled.to_numpy().astype(numpy_dtype(field), copy=False)
+    return FieldColumn(numbers, series.is_not_null().to_numpy())

@@ -51,6 +51,11 @@ class Ring:
         return f"ring_{self.hop_us}"
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What a slot holds, in stored order, each of 8 bytes: the tile's end, then the accumulators' columns."""
+        return (TILE_END, *(name for accumulator in self.accumulators.values() for name in accumulator.columns))
+
+    @property
     def slot_dtype(self) -> np.dtype[Any]:
         """The structured type of one slot."""
         columns = [(name, dtype) for a in self.accumulators.values() for name, dtype in a.columns.items()]

@@ -1,6 +1,6 @@
-"""Records in memory: merging tiles into them (the write path) and reading windows from them (the read path).
+"""Records in memory: merging tiles into them (the write path), and a look at the windows of one group.
 
-Both sides see the same numpy layout that the online store holds as bytes. No I/O here.
+The numpy layout is that of the bytes in the online store. No I/O here; what serves reads is in `window_reader`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamfti.compute.accumulators import State
-from streamfti.compute.aggregators import aggregator
-from streamfti.compute.layout import NEWEST, TILE_END, RecordLayout, Ring
+from streamfti.compute.layout import TILE_END, RecordLayout, Ring
 from streamfti.compute.tiles import Tiles
-from streamfti.compute.values import FeatureColumn, feature_column
+from streamfti.compute.values import FeatureColumn
+from streamfti.compute.window_reader import WindowReader, padded_record
 from streamfti.definitions.aggregations import Feature
-from streamfti.definitions.windows import Window
-from streamfti.errors import CorruptRecord
 
-__all__ = ["WrittenTiles", "load_records", "merge_tiles", "newest_event_time_us", "read_features"]
+__all__ = ["WrittenTiles", "load_records", "merge_tiles", "read_features"]
 
 AnyArray = NDArray[Any]
 
@@ -49,15 +46,8 @@ def load_records(layout: RecordLayout, records: Sequence[bytes | None]) -> AnyAr
     Raises:
         CorruptRecord: if a record is longer than the layout.
     """
-    size = layout.record_bytes
-    parts = []
-    for record in records:
-        stored = record or b""
-        if len(stored) > size:
-            msg = f"a stored record must be at most {size} bytes by its definition, got {len(stored)}"
-            raise CorruptRecord(msg, hint="was the definition changed without a new version?")
-        parts.append(stored if len(stored) == size else stored.ljust(size, b"\0"))
-    return np.frombuffer(b"".join(parts), dtype=layout.dtype)
+    size_bytes = layout.record_bytes
+    return np.frombuffer(b"".join(padded_record(record, size_bytes) for record in records), dtype=layout.dtype)
 
 
 def merge_tiles(records: AnyArray, ring: Ring, tiles: Tiles) -> WrittenTiles:
@@ -89,11 +79,6 @@ def merge_tiles(records: AnyArray, ring: Ring, tiles: Tiles) -> WrittenTiles:
     return WrittenTiles(rows, ring.offset_bytes + slot * ring.slot_bytes, merged, too_late)
 
 
-def newest_event_time_us(records: AnyArray) -> NDArray[np.int64]:
-    """Return int64[n]: the newest event time applied to each record, 0 where there is none."""
-    return np.asarray(records[NEWEST])
-
-
 def read_features(
     layout: RecordLayout,
     features: Sequence[Feature],
@@ -101,10 +86,9 @@ def read_features(
     query_time_us: NDArray[np.int64],
     has_entity: NDArray[np.bool_] | None = None,
 ) -> dict[str, FeatureColumn]:
-    """Return the features of n records as of n query times, by qualified name.
+    """Return features of one group from n records as of n query times, by qualified name.
 
-    A window's tail is `floor(q - W, h)`; its head is what has been applied. Tiles of one window are reduced once,
-    however many features stand on them.
+    For a single look: who reads more than once keeps a `WindowReader`, which this makes.
 
     Args:
         layout: the group's layout.
@@ -113,29 +97,6 @@ def read_features(
         query_time_us: int64[n].
         has_entity: bool[n]: false where the request names no entity, which makes all its features missing.
     """
-    masks: dict[Window, NDArray[np.bool_]] = {}
-    reduced: dict[tuple[Window, str], State] = {}
-    columns: dict[str, FeatureColumn] = {}
-    for feature in features:
-        window, kind = feature.window, aggregator(feature.aggregation)
-        slots = records[layout.ring_of(feature).name]
-        if window not in masks:
-            masks[window] = _inside(slots, window, query_time_us)
-        state: dict[str, AnyArray] = {}
-        for accumulator in kind.accumulators:
-            key = (window, accumulator.name)
-            if key not in reduced:
-                stored = {name: slots[name] for name in accumulator.columns}
-                reduced[key] = accumulator.reduce(stored, masks[window])
-            state |= reduced[key]
-        values, present = kind.result(state)
-        columns[feature.qualified_name] = feature_column(feature, values, present, has_entity)
-    return columns
-
-
-def _inside(slots: AnyArray, window: Window, query_time_us: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool[n, n_slots]: which tiles start at or after the window's tail; empty slots never do."""
-    tail = query_time_us - window.length_us
-    tail -= tail % window.hop_us
-    tail = np.maximum(tail, 0)  # an empty slot ends at 0, which a tail before the epoch would let in
-    return np.asarray(slots[TILE_END] > tail[:, np.newaxis])
+    reader = WindowReader([(layout, features)])
+    rows = np.ascontiguousarray(records).view("<i8").reshape(len(records), layout.record_bytes // 8)
+    return reader.read(rows, query_time_us, None if has_entity is None else has_entity[:, np.newaxis]).by_name()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.dtypes import DType
 
-__all__ = ["FeatureColumn", "Status", "feature_column"]
+__all__ = ["FeatureColumn", "FeatureMatrix", "MatrixColumns", "Status", "feature_column", "fill_absent"]
 
 AnyArray = NDArray[Any]
 
@@ -29,6 +31,10 @@ class Status(IntEnum):
     """There is no value, or no entity to have one."""
 
 
+# As plain scalars: looking up a member of an enum and converting it costs as much as a small numpy call.
+_PRESENT, _EXPIRED, _MISSING = np.uint8(Status.PRESENT), np.uint8(Status.EXPIRED), np.uint8(Status.MISSING)
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureColumn:
     """One feature for n rows.
@@ -43,18 +49,112 @@ class FeatureColumn:
 
     def as_float64(self) -> NDArray[np.float64]:
         """Return float64[n] with NaN where there is no value."""
-        absent = self.status >= Status.EXPIRED
+        absent = self.status >= _EXPIRED
         return np.where(absent, np.nan, self.values.astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixColumns:
+    """What the k columns of a `FeatureMatrix` are. Compiled once.
+
+    Attributes:
+        names: qualified names.
+        is_float: bool[k].
+        default_words: int64[k]: the default of each, as the bits of float64 in columns of floats; 0 if there is none.
+        absent: uint8[k]: the status where a window held no value.
+    """
+
+    names: tuple[str, ...]
+    is_float: NDArray[np.bool_]
+    default_words: NDArray[np.int64]
+    absent: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, features: Sequence[Feature]) -> MatrixColumns:
+        """Describe the columns of features, in their order."""
+        dtypes = ["<f8" if f.dtype is DType.FLOAT64 else "<i8" for f in features]
+        return cls(
+            names=tuple(f.qualified_name for f in features),
+            is_float=np.array([dtype == "<f8" for dtype in dtypes], np.bool_),
+            default_words=np.array(
+                [np.array([f.default or 0], t).view("<i8")[0] for f, t in zip(features, dtypes, strict=True)], np.int64
+            ),
+            absent=np.array([_absent(f) for f in features], np.uint8),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMatrix:
+    """k features for n rows, in one array of words of 8 bytes.
+
+    Attributes:
+        columns: what they are.
+        words: int64[n, k], contiguous: the bits of float64 in columns of floats; 0 where there is no value.
+        status: uint8[n, k] of `Status`.
+    """
+
+    columns: MatrixColumns
+    words: NDArray[np.int64]
+    status: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[FeatureMatrix]) -> FeatureMatrix:
+        """Return the rows of all parts, which have the same columns; at least one part."""
+        words = np.concatenate([part.words for part in parts])
+        return cls(parts[0].columns, words, np.concatenate([part.status for part in parts]))
+
+    def as_float64(self) -> NDArray[np.float64]:
+        """Return float64[n, k] with NaN where there is no value."""
+        values = np.where(self.columns.is_float, self.words.view(np.float64), self.words)
+        values[self.status >= _EXPIRED] = np.nan
+        return values
+
+    def by_name(self) -> dict[str, FeatureColumn]:
+        """Return each column by its qualified name; they share the matrix's memory."""
+        floats = self.words.view(np.float64)
+        kinds = enumerate(zip(self.columns.names, self.columns.is_float.tolist(), strict=True))
+        return {
+            name: FeatureColumn((floats if is_float else self.words)[:, i], self.status[:, i])
+            for i, (name, is_float) in kinds
+        }
 
 
 def feature_column(
     feature: Feature, values: AnyArray, present: NDArray[np.bool_], has_entity: NDArray[np.bool_] | None = None
 ) -> FeatureColumn:
     """Apply the feature's default where the window held no value; without an entity, all is missing."""
-    absent = np.uint8(Status.MISSING if feature.default is None else Status.DEFAULTED)
-    status = np.where(present, np.uint8(Status.PRESENT), absent)
-    filled = np.where(present, values, values.dtype.type(feature.default or 0))
+    default = values.dtype.type(feature.default or 0)
+    return FeatureColumn(*fill_absent(values, present, default, _absent(feature), has_entity))
+
+
+def _absent(feature: Feature) -> np.uint8:
+    return _MISSING if feature.default is None else np.uint8(Status.DEFAULTED)
+
+
+def fill_absent(
+    values: AnyArray,
+    present: NDArray[np.bool_],
+    default: Any,  # noqa: ANN401  # a scalar, or an array, of the dtype of the values
+    absent: NDArray[np.uint8] | np.uint8,
+    has_entity: NDArray[np.bool_] | None = None,
+) -> tuple[AnyArray, NDArray[np.uint8]]:
+    """Return values and statuses: the default where a window held no value, 0 and MISSING where there is no entity.
+
+    Args:
+        values: numbers, or words, of any shape.
+        present: of that shape: where the window held a value.
+        default: what stands where it held none.
+        absent: the status there.
+        has_entity: of that shape; None where every row names one.
+    """
+    filled, status = np.where(present, values, default), np.where(present, _PRESENT, absent)
     if has_entity is not None:
-        status = np.where(has_entity, status, np.uint8(Status.MISSING))
         filled = np.where(has_entity, filled, values.dtype.type(0))
-    return FeatureColumn(filled, status)
+        status = np.where(has_entity, status, _MISSING)
+    return filled, status

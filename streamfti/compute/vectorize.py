@@ -48,15 +48,14 @@ class InputPlan:
         )
 
 
-def model_input(service: FeatureService, columns: Mapping[str, NDArray[Any]]) -> ModelInput:
+def model_input(plan: InputPlan, columns: Mapping[str, NDArray[Any]]) -> ModelInput:
     """Build the tensors of n rows.
 
     Args:
-        service: says the order.
+        plan: says the order; of the service, which has at least one input.
         columns: every input by qualified name: numbers and booleans [n] with NaN where missing, strings as
             object[n] of str or None.
     """
-    plan = InputPlan.of(service)
     n = len(next(iter(columns.values())))
     numeric = np.empty((n, len(plan.numeric)), np.float32)
     for i, name in enumerate(plan.numeric):

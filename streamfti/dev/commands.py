@@ -51,12 +51,15 @@ def up(data_dir: Path, redis_port: int | None, kafka_port: int | None, as_json: 
     named by REDIS_URL or KAFKA_BOOTSTRAP_SERVERS is used instead of starting one.
     """
     _refuse_second(data_dir)
+    has_kept = (data_dir / "redis").is_dir()
     with (
         suppress(KeyboardInterrupt),
         _signals_interrupt(),
         DevServers(data_dir, redis_port=redis_port, kafka_port=kafka_port) as servers,
         announce(data_dir, servers.addresses),
     ):
+        if has_kept and servers.addresses.kafka_in_memory:
+            click.echo(_stale(data_dir), err=True)
         click.echo(_as_json(servers) if as_json else _as_text(servers))
         _watch(servers)
     click.echo("stopped", err=True)
@@ -67,6 +70,14 @@ def _refuse_second(data_dir: Path) -> None:
     if running is not None:
         msg = f"{data_dir} must have its servers once, but process {running.pid} runs them"
         raise MissingPart(msg, hint=f"kill -INT {running.pid} stops them; or choose another --data-dir")
+
+
+def _stale(data_dir: Path) -> str:
+    folder = shlex.quote(str(data_dir))
+    return (
+        f"note: {data_dir} keeps what an earlier run read from topics that are gone, and a feature pipeline will not "
+        f"go on from there\nhint: to begin anew, stop this, remove it (rm -r {folder}), and start again"
+    )
 
 
 def _watch(servers: DevServers) -> None:

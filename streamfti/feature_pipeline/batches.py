@@ -10,7 +10,9 @@ import polars as pl
 
 from streamfti.definitions.sources import KafkaSource
 
-__all__ = ["DeadLetter", "EventBatch", "Message", "MessageBatch"]
+__all__ = ["NO_INGEST_TIME", "DeadLetter", "EventBatch", "Message", "MessageBatch"]
+
+NO_INGEST_TIME = -1
 
 
 class Message(NamedTuple):
@@ -19,7 +21,7 @@ class Message(NamedTuple):
     partition: int
     offset: int
     ingest_time_us: int
-    """The broker's time of the message; -1 where it has none."""
+    """The broker's time of the message; `NO_INGEST_TIME` where it has none, or one beyond the year 9999."""
     key: bytes | None
     value: bytes | None
 

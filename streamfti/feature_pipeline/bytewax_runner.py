@@ -12,6 +12,7 @@ from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
@@ -29,45 +30,21 @@ class BytewaxRunner:
 
     def run(self, reader: BatchReader, sink: BatchSink, stop: StopSignal) -> None:
         """Block until stopped; an error of a step is raised as it was."""
-        failures: list[Exception] = []
         try:
-            cli_main(build_dataflow(reader, _Recording(sink, failures), stop))  # type: ignore[no-untyped-call]  # bytewax has no types there
+            cli_main(build_dataflow(reader, sink, stop))  # type: ignore[no-untyped-call]  # bytewax has no types there
             sink.close()
-        except Exception as exc:
-            if failures:
-                raise failures[0] from exc  # the engine wraps what a step raised
-            raise
+        except BytewaxRuntimeError as exc:
+            original = _original(exc)
+            raise original from original.__cause__
         finally:
             reader.close()
 
 
-class _Recording:
-    """Remembers what the sink raised: the engine gives back only a text of it."""
-
-    def __init__(self, sink: BatchSink, failures: list[Exception]) -> None:
-        self._sink, self._failures = sink, failures
-        self.close = sink.close
-
-    def decode(self, batch: MessageBatch) -> EventBatch:
-        try:
-            return self._sink.decode(batch)
-        except Exception as exc:
-            self._failures.append(exc)
-            raise
-
-    def process(self, batch: EventBatch) -> None:
-        try:
-            self._sink.process(batch)
-        except Exception as exc:
-            self._failures.append(exc)
-            raise
-
-    def idle(self, reader: BatchReader) -> None:
-        try:
-            self._sink.idle(reader)
-        except Exception as exc:
-            self._failures.append(exc)
-            raise
+def _original(error: BaseException) -> BaseException:
+    """Return what a step raised; some operators of the engine wrap it, some do so twice."""
+    while isinstance(error, BytewaxRuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def build_dataflow(reader: BatchReader, sink: BatchSink, stop: StopSignal) -> Dataflow:

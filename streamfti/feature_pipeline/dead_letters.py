@@ -1,4 +1,6 @@
-"""Dead letters: messages that are no valid event go to a topic of their own, unchanged, with the reason in headers.
+"""Dead letters: messages that are no valid event go to a topic of their own, key and value unchanged.
+
+The reason, and where the message came from, stand in headers; those that it had itself are not carried over.
 
 They are delivered before the offsets of their batch count as done, at least once: a replay may deliver them again.
 """
@@ -17,6 +19,7 @@ from streamfti.feature_pipeline.batches import DeadLetter
 __all__ = ["DeadLetterProducer"]
 
 _DELIVERY_S = 30.0
+_MAX_MESSAGE_BYTES = 1_000_000_000  # what is too large is for the topic to say, not for this client
 
 
 class DeadLetterProducer:
@@ -24,7 +27,12 @@ class DeadLetterProducer:
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._producer = confluent_kafka.Producer(
-            {"bootstrap.servers": bootstrap_servers, "enable.idempotence": True, "linger.ms": 0}
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "enable.idempotence": True,
+                "linger.ms": 0,
+                "message.max.bytes": _MAX_MESSAGE_BYTES,
+            }
         )
 
     def deliver(self, source: KafkaSource, letters: Sequence[DeadLetter]) -> None:
@@ -40,18 +48,24 @@ class DeadLetterProducer:
                 failed.append(error.str())
 
         for letter in letters:
-            self._producer.produce(
-                source.dead_letter_topic,
-                value=letter.message.value,
-                key=letter.message.key,
-                headers=_headers(source, letter),
-                on_delivery=on_delivery,
-            )
+            try:
+                self._producer.produce(
+                    source.dead_letter_topic,
+                    value=letter.message.value,
+                    key=letter.message.key,
+                    headers=_headers(source, letter),
+                    on_delivery=on_delivery,
+                )
+            except (confluent_kafka.KafkaException, BufferError) as exc:
+                failed.append(str(exc))
+                break
             self._producer.poll(0)
         undelivered = self._producer.flush(_DELIVERY_S)
         if failed or undelivered:
             msg = f"dead letters must reach {source.dead_letter_topic!r}, got {failed[0] if failed else 'no answer'}"
-            raise SourceError(msg, hint="`streamfti apply` creates the topic")
+            raise SourceError(
+                msg, hint="`streamfti apply` creates the topic; a letter is a bit larger than its message"
+            )
 
 
 def _headers(source: KafkaSource, letter: DeadLetter) -> dict[str, str | bytes | None]:

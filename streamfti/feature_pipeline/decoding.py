@@ -2,7 +2,8 @@
 
 Nothing is dropped and nothing is thrown for bad data: a message that is no valid event becomes a dead letter with
 its reason. What a valid event is: a framed Avro body whose writer's schema has every field of the event class with
-its type, finite numbers, and an event time from 1970 on and not too far ahead of the broker's.
+its type, finite numbers, and an event time from 1970 on, before the year 10000, and not too far ahead of the
+broker's.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import fastavro
-import fastavro.schema
+import fastavro.types
 import polars as pl
 
+from streamfti.clock import to_us
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
+from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError
 from streamfti.feature_pipeline.avro_container import decode_container
 from streamfti.feature_pipeline.avro_schema import FRAME, MAGIC
@@ -33,59 +38,83 @@ _POLARS: dict[DType, pl.DataType] = {
     DType.BOOL: pl.Boolean(),
     DType.DATETIME: pl.Datetime("us", "UTC"),
 }
-_ROW = "_row"
+_COLUMNAR_FROM = 64
+"""Fewer messages are decoded one by one: below that, setting the columnar decoder up costs more than it saves."""
+
 _META: dict[str, pl.DataType] = {
     "_partition": pl.Int32(),
     "_offset": pl.Int64(),
     "_ingest_time_us": pl.Int64(),
     "_schema_id": pl.Int32(),
 }
+_LAST_TIME_US = to_us(datetime.max.replace(tzinfo=UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """A writer's schema that holds every field of the event, as it was registered and as fastavro reads it."""
+
+    schema: Mapping[str, Any]
+    parsed: fastavro.types.Schema
 
 
 class EventDecoder:
-    """Decodes message batches. Keeps parsed writers' schemas by id; everything else is pure."""
+    """Decodes message batches. Keeps the writers' schemas that it has judged; everything else is pure."""
 
     def __init__(self, registry: SchemaRegistry) -> None:
         self._registry = registry
-        self._schemas: dict[int, Mapping[str, Any]] = {}
+        self._writers: dict[tuple[str, int], _Writer] = {}
 
     def decode(self, batch: MessageBatch) -> EventBatch:
-        """Return the valid events of a batch, in the order of the messages, and a dead letter for each other one."""
+        """Return the valid events of a batch, and a dead letter for each other message.
+
+        The events of one writer's schema stand together, in the order of their messages.
+        """
         schema = batch.source.schema
         dead: list[DeadLetter] = []
-        frames = [_empty_frame(schema)]
+        frames: list[pl.DataFrame] = []
         for schema_id, messages in _by_schema(batch.messages, dead).items():
-            frames += self._decode_schema(schema, schema_id, messages, dead)
-        frame = pl.concat(frames)
+            frames += self._decode_schema(batch.source, schema_id, messages, dead)
+        frame = pl.concat(frames) if len(frames) > 1 else (frames or [_empty_frame(schema)])[0]
         valid = _validated(frame, batch, dead)
         return EventBatch(batch.source, valid, dead, batch.next_offsets)
 
     def _decode_schema(
-        self, schema: EventSchema, schema_id: int, messages: Sequence[Message], dead: list[DeadLetter]
+        self, source: KafkaSource, schema_id: int, messages: Sequence[Message], dead: list[DeadLetter]
     ) -> list[pl.DataFrame]:
         """Decode the messages of one writer's schema."""
         try:
-            writer = self._writer_schema(schema, schema_id)
+            writer = self._writer(source, schema_id)
         except ContractError as exc:
             dead += [DeadLetter(m, "schema", str(exc), schema_id) for m in messages]
             return []
         bodies = [m.value[FRAME.size :] for m in messages if m.value is not None]
-        decoded = decode_container(writer, bodies)
+        decoded = decode_container(writer.schema, bodies) if len(bodies) >= _COLUMNAR_FROM else None
         if decoded is None:
-            messages, decoded = _one_by_one(writer, schema, schema_id, messages, dead)
-        return [_event_frame(schema, schema_id, messages, decoded)] if messages else []
+            messages, decoded = _one_by_one(writer, source.schema, schema_id, messages, dead)
+        return [_event_frame(source.schema, schema_id, messages, decoded)] if messages else []
 
-    def _writer_schema(self, schema: EventSchema, schema_id: int) -> Mapping[str, Any]:
-        """Return a writer's schema once it has been found to hold every field of the event.
+    def _writer(self, source: KafkaSource, schema_id: int) -> _Writer:
+        """Return a writer's schema once it has been found to hold every field of a source's event.
 
         Raises:
-            ContractError: if it is not known, or a field is missing or of another type.
+            ContractError: if it is not known, is no Avro, or a field is missing or of another type.
         """
-        if schema_id not in self._schemas:
-            writer = self._registry.schema(schema_id)
-            _check_fields(schema, schema_id, writer)
-            self._schemas[schema_id] = writer
-        return self._schemas[schema_id]
+        key = source.name, schema_id
+        if key not in self._writers:
+            registered = self._registry.schema(schema_id)
+            parsed = _parsed(schema_id, registered)
+            _check_fields(source.schema, schema_id, registered)
+            self._writers[key] = _Writer(registered, parsed)
+        return self._writers[key]
+
+
+def _parsed(schema_id: int, registered: Mapping[str, Any]) -> fastavro.types.Schema:
+    try:
+        return fastavro.parse_schema(_without_logical_types(registered))
+    except Exception as exc:  # what somebody registered raises anything
+        msg = f"writer's schema {schema_id} must be an Avro schema, got {type(exc).__name__}: {exc}"
+        raise ContractError(msg) from exc
 
 
 def _by_schema(messages: Iterable[Message], dead: list[DeadLetter]) -> dict[int, list[Message]]:
@@ -129,20 +158,15 @@ def _is_readable(avro_type: Any, field: Field) -> bool:  # noqa: ANN401  # JSON
 
 
 def _one_by_one(
-    writer: Mapping[str, Any],
-    schema: EventSchema,
-    schema_id: int,
-    messages: Sequence[Message],
-    dead: list[DeadLetter],
+    writer: _Writer, schema: EventSchema, schema_id: int, messages: Sequence[Message], dead: list[DeadLetter]
 ) -> tuple[list[Message], pl.DataFrame]:
     """Decode with fastavro, the reference: finds which bodies are bad."""
-    parsed = fastavro.parse_schema(_without_logical_types(writer))
     good: list[Message] = []
     rows: list[dict[str, Any]] = []
     for message in messages:
         body = io.BytesIO((message.value or b"")[FRAME.size :])
         try:
-            row: Any = fastavro.schemaless_reader(body, parsed, None)
+            row: Any = fastavro.schemaless_reader(body, writer.parsed, None)
         except Exception as exc:  # noqa: BLE001  # hostile bytes raise anything; each becomes a dead letter
             detail = f"the body must be Avro of schema {schema_id}, got {type(exc).__name__}: {exc}"
             dead.append(DeadLetter(message, "malformed", detail, schema_id))
@@ -174,11 +198,13 @@ def _without_logical_types(writer: Any) -> Any:  # noqa: ANN401  # JSON
 def _event_frame(
     schema: EventSchema, schema_id: int, messages: Sequence[Message], decoded: pl.DataFrame
 ) -> pl.DataFrame:
-    fields = [decoded[f.name].to_physical().cast(_physical(f)).cast(_POLARS[f.type.dtype]) for f in schema.fields]
+    fields = decoded.select(
+        pl.col(f.name).to_physical().cast(_physical(f)).cast(_POLARS[f.type.dtype]) for f in schema.fields
+    )
     partitions, offsets, ingest_times, _, _ = zip(*messages, strict=True)
     meta = [partitions, offsets, ingest_times, [schema_id] * len(messages)]
     columns = [pl.Series(n, v, t) for (n, t), v in zip(_META.items(), meta, strict=True)]
-    return pl.DataFrame([*fields, *columns])
+    return fields.with_columns(columns)
 
 
 def _empty_frame(schema: EventSchema) -> pl.DataFrame:
@@ -193,10 +219,11 @@ def _validated(frame: pl.DataFrame, batch: MessageBatch, dead: list[DeadLetter])
     if judged["_reason"].null_count() == judged.height:
         return frame
     by_place = {(m.partition, m.offset): m for m in batch.messages}
-    for row in judged.filter(pl.col("_reason").is_not_null()).iter_rows(named=True):
-        _, word, detail = rules[row["_reason"]]
-        message = by_place[row["_partition"], row["_offset"]]
-        dead.append(DeadLetter(message, word, detail, row["_schema_id"]))
+    # Without the fields: a time may be one that no datetime can hold.
+    broken = judged.filter(pl.col("_reason").is_not_null()).select("_reason", "_partition", "_offset", "_schema_id")
+    for rule, partition, offset, schema_id in broken.iter_rows():
+        _, word, detail = rules[rule]
+        dead.append(DeadLetter(by_place[partition, offset], word, detail, schema_id))
     return frame.filter(judged["_reason"].is_null())
 
 
@@ -212,8 +239,9 @@ def _rules(schema: EventSchema, max_future_skew_us: int) -> list[tuple[pl.Expr, 
             rules.append((~finite, "invalid", f"{field} must be finite, got NaN or an infinity"))
     time_us = pl.col(schema.event_time).to_physical()
     ingest_us = pl.col("_ingest_time_us")
-    rules.append((time_us < 0, "invalid", f"the event time {schema.event_time!r} must be from 1970 on"))
-    ahead = (ingest_us >= 0) & (time_us > ingest_us + max_future_skew_us)
+    span = f"the event time {schema.event_time!r} must be from 1970 on and before the year 10000"
+    rules.append(((time_us < 0) | (time_us > _LAST_TIME_US), "invalid", span))
+    ahead = (ingest_us >= 0) & (time_us - ingest_us > max_future_skew_us)
     limit = f"{max_future_skew_us / 1e6:g} s"
     rules.append((ahead, "future", f"the event time {schema.event_time!r} must be at most {limit} ahead of the broker"))
     return rules

@@ -1,7 +1,8 @@
 """One feature group on the stream: merges batches of events into records and says which bytes have changed.
 
 Its memory is a cache of records as the online store holds them, never more: what is not in it is read back and
-merged, and all of it may be forgotten after any flush.
+merged, and all of it may be forgotten after any flush. That the store expires records is no exception: what has not
+been renewed for the retention is read back too, while the store keeps it for longer than that.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns
-from streamfti.compute.event_columns import aggregated_fields, event_columns, key_expression
 from streamfti.compute.layout import NEWEST, RecordLayout
 from streamfti.compute.records import load_records, merge_tiles
 from streamfti.compute.tiles import build_tiles
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.stores.online.keys import progress_key, record_prefix
 from streamfti.stores.online.progress import Progress
 from streamfti.stores.online.redis_store import SlotWrite
 
 __all__ = ["GroupChange", "GroupState", "progress_after"]
 
-_KEY = "_entity_key"
 _CACHE_BYTES = 256 << 20
+_ENTRY_BYTES = 400  # about what the key of a cached record takes beside it
 _REFRESH_SHARE = 8  # an expiry is renewed once an eighth of the retention has gone
 
 
@@ -49,7 +50,7 @@ class GroupState:
     Args:
         group: the group.
         read: reads records by key from the online store.
-        cache_bytes: at most so much of records is kept; at least one batch's.
+        cache_bytes: about so much memory is used for records and their keys at most; at least one batch's.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class GroupState:
         self.group = group
         self.layout = RecordLayout.of(group)
         self._read = read
-        self._limit = max(1, cache_bytes // self.layout.record_bytes)
+        self._limit = max(1, cache_bytes // (self.layout.record_bytes + _ENTRY_BYTES))
+        self._expiry_ms = _expiry_us(group) // 1000
         self._prefix = record_prefix(group)
-        self._fields = tuple(aggregated_fields(group).values())
         self._rows: dict[str, int] = {}
         self._records = np.zeros(0, self.layout.dtype)
         self._keys: list[bytes] = []
@@ -76,27 +77,39 @@ class GroupState:
         The cache is ahead of the store until the change has been committed; if that fails, this object must be
         thrown away.
         """
-        keyed = frame.with_columns(key_expression(self.group.entity_fields).alias(_KEY)).drop_nulls(_KEY)
+        return self.merge(BatchColumns.of(frame, [self.group]), {}, now_us)
+
+    def merge(self, batch: BatchColumns, applied: Mapping[int, int], now_us: int) -> GroupChange:
+        """Do the same with the columns of a frame, for the events that the group has not applied yet.
+
+        Args:
+            batch: taken apart for this group, among others.
+            applied: by partition, the offset after the last event applied.
+            now_us: when it is written.
+        """
+        places = batch.not_applied(self.group, applied)
         slots: list[SlotWrite] = []
         expiries: dict[bytes, int] = {}
         tiles = too_late = 0
-        if keyed.height:
-            rows, touched = self._locate(keyed[_KEY])
-            events = event_columns(keyed, self.group.source.schema, self._fields, rows)
+        if len(places):
+            keys = batch.keys[self.group.name]
+            rows, touched = self._locate([str(keys[place]) for place in places.tolist()], now_us)
+            events = batch.sorted_by(rows, places, self.group)
             for ring in self.layout.rings:
                 written = merge_tiles(self._records, ring, build_tiles(events, ring))
                 slots += self._slot_writes(written.rows, written.offsets_bytes, written.slots.tobytes())
                 tiles += len(written.rows)
                 too_late += written.too_late
-            slots += self._header_writes(events)
-            expiries = self._expiries(touched, now_us)
-        newest_event, newest_ingest = _newest(frame, self.group.source.schema.event_time)
-        return GroupChange(slots, expiries, tiles, too_late, newest_event, newest_ingest)
+            due = self._due(touched, now_us)
+            slots += self._header_writes(events, due)
+            expiries = dict.fromkeys((self._keys[row] for row in due.tolist()), self._expiry_ms)
+        return GroupChange(
+            slots, expiries, tiles, too_late, batch.newest_event_time_us(), batch.newest_ingest_time_us()
+        )
 
-    def _locate(self, keys: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _locate(self, keys: Sequence[str], now_us: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the row of each event's record, and the rows touched; records not cached are read back."""
-        distinct = keys.unique()
-        texts: list[str] = distinct.to_list()
+        texts = list(dict.fromkeys(keys))
         missing = [text for text in texts if text not in self._rows]
         if missing:
             if len(self._rows) + len(missing) > self._limit:
@@ -104,9 +117,15 @@ class GroupState:
                 missing = texts
             self._load(missing)
         touched = np.fromiter((self._rows[text] for text in texts), np.int64, len(texts))
-        numbered = pl.DataFrame({_KEY: distinct, "_row": touched})
-        rows = keys.to_frame(_KEY).join(numbered, on=_KEY, how="left", maintain_order="left")["_row"].to_numpy()
-        return rows, touched
+        self._read_back_idle(touched, now_us)
+        return np.fromiter(map(self._rows.__getitem__, keys), np.int64, len(keys)), touched
+
+    def _read_back_idle(self, touched: NDArray[np.int64], now_us: int) -> None:
+        """Read again what has not been renewed for so long that the store may soon, or does, no longer have it."""
+        renewed_us = self._renewed_us[touched]
+        idle = touched[(renewed_us > 0) & (now_us - renewed_us >= self.group.retention_us)]
+        if len(idle):
+            self._records[idle] = load_records(self.layout, self._read([self._keys[row] for row in idle.tolist()]))
 
     def _forget(self) -> None:
         self._rows.clear()
@@ -124,7 +143,7 @@ class GroupState:
 
     def _grow(self, n: int) -> None:
         if n > len(self._records):
-            more = max(n, 2 * len(self._records)) - len(self._records)
+            more = max(n, min(2 * len(self._records), self._limit)) - len(self._records)
             self._records = np.concatenate([self._records, np.zeros(more, self.layout.dtype)])
             self._renewed_us = np.concatenate([self._renewed_us, np.zeros(more, np.int64)])
 
@@ -137,29 +156,36 @@ class GroupState:
             for i, (row, offset) in enumerate(zip(rows.tolist(), offsets.tolist(), strict=True))
         ]
 
-    def _header_writes(self, events: EventColumns) -> list[SlotWrite]:
-        """Raise the newest event time of the records that have a newer event; events come sorted by record."""
+    def _header_writes(self, events: EventColumns, due: NDArray[np.int64]) -> list[SlotWrite]:
+        """Raise the newest event time of the records that have a newer event, and repeat that of those due.
+
+        A record that expires between being read and being written is thus made anew with its header. Events come
+        sorted by record.
+        """
         ends = np.flatnonzero(np.append(events.entity[1:] != events.entity[:-1], True))  # a value
         rows, newest = events.entity[ends], events.event_time_us[ends]
-        newer = newest > self._records[NEWEST][rows]
-        rows, newest = rows[newer], newest[newer]
-        self._records[NEWEST][rows] = newest
-        return self._slot_writes(rows, np.zeros(len(rows), np.int64), newest.astype("<i8").tobytes())
+        header = self._records[NEWEST]
+        newer = newest > header[rows]
+        header[rows[newer]] = newest[newer]
+        rows = np.union1d(rows[newer], due)
+        return self._slot_writes(rows, np.zeros(len(rows), np.int64), header[rows].astype("<i8").tobytes())
 
-    def _expiries(self, touched: NDArray[np.int64], now_us: int) -> dict[bytes, int]:
-        """Return the records whose expiry must be renewed now."""
-        retention_us = self.group.retention_us
-        due = touched[now_us - self._renewed_us[touched] > retention_us // _REFRESH_SHARE]
+    def _due(self, touched: NDArray[np.int64], now_us: int) -> NDArray[np.int64]:
+        """Return the records whose expiry must be renewed now; also after a step of the clock, back or forth."""
+        age_us = np.abs(now_us - self._renewed_us[touched])
+        due = touched[age_us > self.group.retention_us // _REFRESH_SHARE]
         self._renewed_us[due] = now_us
-        return {self._keys[row]: retention_us // 1000 for row in due.tolist()}
+        return due
 
 
-def _newest(frame: pl.DataFrame, event_time: str) -> tuple[dict[int, int], dict[int, int]]:
-    by_partition = frame.group_by("_partition").agg(
-        pl.col(event_time).to_physical().max().alias("event"), pl.col("_ingest_time_us").max().alias("ingest")
-    )
-    newest = by_partition.rows()
-    return {p: event for p, event, _ in newest}, {p: ingest for p, _, ingest in newest}
+def _expiry_us(group: FeatureGroup) -> int:
+    """Return after how long the store may drop a record that is not renewed.
+
+    Longer than the retention by as much as a renewal may be late, and as an event counts after it has left the
+    length of its window: it may be ahead of the clock, and windows end at hops.
+    """
+    hop_us = max(feature.window.hop_us for feature in group.features)
+    return group.retention_us * (_REFRESH_SHARE + 1) // _REFRESH_SHARE + hop_us + group.source.max_future_skew_us
 
 
 def progress_after(

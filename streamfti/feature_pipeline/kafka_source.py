@@ -15,12 +15,13 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import RetentionGap, SourceError
-from streamfti.feature_pipeline.batches import Message, MessageBatch
+from streamfti.feature_pipeline.batches import NO_INGEST_TIME, Message, MessageBatch
 
 __all__ = ["KafkaSourceReader", "topic_partitions"]
 
 _CONNECT_S = 10.0
 _MIN_BATCH, _MAX_BATCH = 1_000, 20_000
+_YEAR_10000_MS = 253_402_300_800_000  # a producer may write any number as a message's time
 _STATES = {
     KafkaError._PARTITION_EOF,  # noqa: SLF001  # librdkafka's public codes are spelled so
     KafkaError._TRANSPORT,  # noqa: SLF001
@@ -80,9 +81,12 @@ class KafkaSourceReader:
         positions: for each partition of the sources' topics, the next offset, or None for the oldest there is.
         group_id: the name under which lag tools see this reader.
 
+    After an error of `poll` it must be closed: what it had taken from the client with the error is not given out, and
+    comes again from the positions of the stores.
+
     Raises:
-        SourceError: if the broker does not answer.
-        RetentionGap: while polling, if a position is no longer in the topic.
+        SourceError: if the broker does not answer; while polling, if it refuses.
+        RetentionGap: if a position is no longer in the topic, now or while polling.
     """
 
     def __init__(
@@ -143,7 +147,8 @@ class KafkaSourceReader:
             if ended:
                 ended.discard((topic, partition))
             offset = message.offset()
-            ingest_time_us = message.timestamp()[1] * 1000
+            ms = message.timestamp()[1]
+            ingest_time_us = ms * 1000 if 0 <= ms < _YEAR_10000_MS else NO_INGEST_TIME
             by_topic[topic].append(Message(partition, offset, ingest_time_us, message.key(), message.value()))
             next_offsets[topic][partition] = offset + 1
         for topic, offsets in next_offsets.items():
@@ -152,14 +157,15 @@ class KafkaSourceReader:
         self._at_end |= ended
         return [MessageBatch(self._sources[t], m, next_offsets[t]) for t, m in by_topic.items()]
 
-    def _is_end(self, error: Any, partition: Partition) -> bool:  # noqa: ANN401  # the driver has no types
+    def _is_end(self, error: Any, partition: tuple[str | None, int]) -> bool:  # noqa: ANN401  # the driver has no types
         """Judge what came instead of a message; say whether it is the end of the partition."""
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             return True
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
-            _raise_gap(partition, error.str())
+            _raise_gap((str(partition[0]), partition[1]), error.str())
         if error.code() not in _STATES:
-            msg = f"topic {partition[0]!r} must be readable, got {error.str()}"
+            what = "the Kafka broker" if partition[0] is None else f"topic {partition[0]!r}"
+            msg = f"{what} must be readable, got {error.str()}"
             raise SourceError(msg)
         return False
 

@@ -13,7 +13,12 @@ class FeaturePipelineMetrics:
     """What a feature pipeline counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.events = Counter("streamfti_events_total", "Valid events applied", ["source"], registry=registry)
+        self.events = Counter(
+            "streamfti_events_total",
+            "Valid events, those that a replay brings again too",
+            ["source"],
+            registry=registry,
+        )
         self.dead_letters = Counter(
             "streamfti_dead_letters_total", "Messages that are no valid event", ["source", "reason"], registry=registry
         )
@@ -25,7 +30,7 @@ class FeaturePipelineMetrics:
         )
         self.lag = Gauge(
             "streamfti_consumer_lag_events",
-            "Messages in the partition that have not been applied",
+            "Messages in the partition that have not been read",
             ["source", "partition"],
             registry=registry,
         )

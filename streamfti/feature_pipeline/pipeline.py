@@ -16,6 +16,7 @@ from streamfti.compute.layout import RecordLayout
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import ContractError
+from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
 from streamfti.feature_pipeline.dead_letters import DeadLetterProducer
 from streamfti.feature_pipeline.decoding import EventDecoder
@@ -87,6 +88,7 @@ class FeaturePipeline:
         self._online = OnlineWriter(redis_url, keys)
         self._applied = self._online.progress
         self._states = {g.name: GroupState(g, self._online.read) for g in self._all_groups()}
+        self._span_us = {name: _longest_span_us(groups) for name, groups in self._groups.items()}
         self._log_positions = {s.name: log.positions(s) for s in sources}
         self._log_writers: dict[str, LogWriter] = {s.name: log.writer(s) for s in sources}
         self._buffered_since: dict[str, float] = {}
@@ -148,10 +150,10 @@ class FeaturePipeline:
 
     def _with_lateness(self, batch: EventBatch) -> pl.DataFrame:
         """Mark the events that were too old for every window of the source's groups when the broker got them."""
-        spans = [ring.span_us for g in self._groups[batch.source.name] for ring in RecordLayout.of(g).rings]
+        span_us = self._span_us[batch.source.name]
         time_us = pl.col(batch.source.schema.event_time).to_physical()
         ingest_us = pl.col("_ingest_time_us")
-        too_late = (ingest_us >= 0) & (time_us < ingest_us - max(spans)) if spans else pl.lit(value=False)
+        too_late = (ingest_us >= 0) & (time_us < ingest_us - span_us) if span_us else pl.lit(value=False)
         return batch.frame.with_columns(too_late.alias("_too_late"))
 
     def _apply(self, batch: EventBatch) -> None:
@@ -161,11 +163,13 @@ class FeaturePipeline:
         slots: list[SlotWrite] = []
         expiries: dict[bytes, int] = {}
         progress: dict[bytes, Progress] = {}
-        for group in self._groups[batch.source.name]:
+        groups = self._groups[batch.source.name]
+        columns = BatchColumns.of(batch.frame, groups) if groups else None
+        for group in groups:
             news = self._news(group, batch.next_offsets)
-            if not news:
+            if not news or columns is None:
                 continue
-            change = self._states[group.name].apply(_not_applied(batch.frame, self._applied_offsets(group)), now_us)
+            change = self._states[group.name].merge(columns, self._applied_offsets(group), now_us)
             slots += change.slots
             expiries |= change.expiries_ms
             progress |= progress_after(group, self._applied, news, change, now_us)
@@ -238,10 +242,9 @@ class FeaturePipeline:
         self._online.close()
 
 
-def _not_applied(frame: pl.DataFrame, applied: Mapping[int, int]) -> pl.DataFrame:
-    """Drop the rows that a group has applied: only in a replay are there any."""
-    done = [(pl.col("_partition") == p) & (pl.col("_offset") < offset) for p, offset in applied.items()]
-    return frame.filter(~pl.any_horizontal(done)) if done else frame
+def _longest_span_us(groups: Iterable[FeatureGroup]) -> int:
+    """Return how much event time the longest ring of some groups covers; 0 if there is none."""
+    return max((ring.span_us for group in groups for ring in RecordLayout.of(group).rings), default=0)
 
 
 def start_positions(source: str, logged: int | None, applied: Mapping[str, int | None]) -> int | None:

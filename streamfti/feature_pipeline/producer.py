@@ -70,6 +70,7 @@ class EventProducer:
 
         Raises:
             ContractError: if the event is of another class.
+            SourceError: if the event cannot be queued, such as one that is too large.
         """
         if not isinstance(event, self._source.event):
             msg = f"source {self._source.name!r} must get {self._source.schema.name} events, got {event!r}"
@@ -77,13 +78,20 @@ class EventProducer:
         self.send_encoded(encode_event(event, self._parsed, self._schema_id), self._key(event), ingest_time)
 
     def send_encoded(self, value: bytes, key: bytes | None = None, ingest_time: datetime | None = None) -> None:
-        """Queue one message that is encoded already."""
+        """Queue one message that is encoded already.
+
+        Raises:
+            SourceError: if it cannot be queued, such as one that is too large.
+        """
         extra: dict[str, Any] = {} if ingest_time is None else {"timestamp": to_us(ingest_time) // 1000}
         while True:
             try:
                 self._producer.produce(self._source.topic, value=value, key=key, on_delivery=self._on_delivery, **extra)
             except BufferError:
                 self._producer.poll(0.1)  # full: wait for deliveries
+            except confluent_kafka.KafkaException as exc:
+                msg = f"an event must reach topic {self._source.topic!r}, got {exc.args[0].str()}"
+                raise SourceError(msg) from exc
             else:
                 break
         self._producer.poll(0)

@@ -1,6 +1,7 @@
 """Running a feature pipeline: the narrow port to the stream engine, and the plain engine.
 
 A runner moves batches from a reader through `decode` to `process`, until it is told to stop; then it closes both.
+After an error it closes the reader only: what the sink has not made durable is read again by the next run.
 The plain one is a loop in this process: for tests, for the demo, and for whoever wants nothing else.
 """
 
@@ -88,7 +89,7 @@ class Runner(Protocol):
     """An engine."""
 
     def run(self, reader: BatchReader, sink: BatchSink, stop: StopSignal) -> None:
-        """Block until stopped; both are closed at the end, also after an error, which is raised."""
+        """Block until stopped; an error is raised as it was, and neither reader nor sink can be used after it."""
         ...
 
 

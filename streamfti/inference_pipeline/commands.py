@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from prometheus_client import CollectorRegistry, start_http_server
+from typing_extensions import override
 
 from streamfti.clock import SystemClock, from_us
 from streamfti.compute.values import Status
@@ -29,11 +30,28 @@ from streamfti.stores.registry.filesystem import ModelRegistry
 
 __all__ = ["get_features", "predict", "serve"]
 
+_MAX_PORT = 65_535
+_PORT = click.IntRange(0, _MAX_PORT)
 _STORE_TIMEOUT_S = 0.5  # hundreds of times what a read takes, and still well within a caller's deadline
 _GRACE_S = 10.0  # for calls in flight at a stop, besides the time-out of the store, which they may have to wait for
 
+
+class _HostPort(click.ParamType[str]):
+    """An address such as `127.0.0.1:50051`."""
+
+    name = "host:port"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        host, _, port = str(value).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) <= _MAX_PORT:
+            self.fail(f"it must be HOST:PORT such as 127.0.0.1:50051, got {value!r}", param, ctx)
+        return str(value)
+
+
 _ADDRESS = click.option(
     "--address",
+    type=_HostPort(),
     envvar="STREAMFTI_ADDRESS",
     default="127.0.0.1:50051",
     show_default=True,
@@ -52,7 +70,7 @@ _PAIRS = click.argument("pairs", nargs=-1, metavar="NAME=VALUE...")
 @click.option("--model", "models", multiple=True, help="A model to serve; may be repeated. By default, all of them.")
 @click.option("--alias", default="champion", show_default=True, help="Which version of each model to load.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
-@click.option("--port", default=50051, show_default=True, help="Port to bind; 0 takes a free one.")
+@click.option("--port", type=_PORT, default=50051, show_default=True, help="Port to bind; 0 takes a free one.")
 @click.option(
     "--store-timeout",
     "store_timeout_s",
@@ -62,7 +80,7 @@ _PAIRS = click.argument("pairs", nargs=-1, metavar="NAME=VALUE...")
     help="Seconds that a read of the online store may take.",
 )
 @settings_options("home", "redis_url")
-@click.option("--metrics-port", type=int, help="Port for Prometheus; 0 takes a free one. By default, none.")
+@click.option("--metrics-port", type=_PORT, help="Port for Prometheus; 0 takes a free one. By default, none.")
 def serve(
     definitions: Path,
     *,
@@ -211,10 +229,14 @@ def _parsed(pairs: Iterable[str], fields: Iterable[RequestField], subject: str) 
         if name not in by_name:
             msg = f"{subject} has no field {name!r}"
             raise InvalidRequest(msg, hint=did_you_mean(name, by_name))
+        if name in values:
+            msg = f"field {name!r} must be given once, got it twice"
+            raise InvalidRequest(msg, hint="one call asks for one entity; many rows are for InferenceClient")
         values[name] = _value(by_name[name], text) if equals else None
     return values
 
 
+_EXAMPLES = {DType.INT64: "7", DType.FLOAT64: "7.5", DType.BOOL: "true"}
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -231,7 +253,9 @@ def _value(field: RequestField, text: str) -> Scalar:
                 return text
     except (ValueError, KeyError) as exc:
         msg = f"field {field.name!r} must be {field.dtype.value}, got {text!r}"
-        raise InvalidRequest(msg, hint=f"a bare {field.name} without '=' is null" if field.nullable else "") from exc
+        example = f"for example {field.name}={_EXAMPLES[field.dtype]}"
+        bare = f"; a bare {field.name} without '=' is null" if field.nullable else ""
+        raise InvalidRequest(msg, hint=example + bare) from exc
 
 
 def _prediction_document(answer: Predictions) -> Mapping[str, Any]:

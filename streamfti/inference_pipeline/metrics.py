@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from streamfti.compute.values import Status
-from streamfti.inference_pipeline.tables import FeatureVectors, ModelIdentity
+from streamfti.inference_pipeline.tables import ModelIdentity
 
 __all__ = ["ServingMetrics"]
 
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 """Fine around a millisecond or two, where answers are; the tail up to the time-out of the online store."""
+
+_N_STATUSES = max(Status) + 1
 
 
 class ServingMetrics:
@@ -46,16 +51,23 @@ class ServingMetrics:
         self._requests.labels(method, code).inc()
         self._seconds.labels(method).observe(seconds)
 
-    def served(self, vectors: FeatureVectors) -> None:
-        """Count the statuses of stored features."""
-        counts: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
-        for name, column in vectors.columns.items():
-            group = name.partition(".")[0]
-            counts[group] = counts.get(group, 0) + np.bincount(column.status, minlength=max(Status) + 1)
-        for group, by_status in counts.items():
-            for status in Status:
-                if by_status[status]:
-                    self._statuses.labels(group, status.name).inc(int(by_status[status]))
+    def status_counter(self, names: Sequence[str]) -> Callable[[NDArray[np.uint8]], None]:
+        """Return what counts the statuses uint8[n, k] of k stored features, given by qualified names, by group."""
+        group_of = [name.partition(".")[0] for name in names]
+        groups = list(dict.fromkeys(group_of))
+        places = np.array([groups.index(group) for group in group_of], np.intp) * _N_STATUSES
+        counters = {
+            place * _N_STATUSES + status: self._statuses.labels(group, status.name)
+            for place, group in enumerate(groups)
+            for status in Status
+        }
+
+        def count(statuses: NDArray[np.uint8]) -> None:
+            for place, n in enumerate(np.bincount((statuses + places).ravel()).tolist()):
+                if n:
+                    counters[place].inc(n)
+
+        return count
 
     def loaded(self, model: ModelIdentity) -> None:
         """Say that a model version is served."""

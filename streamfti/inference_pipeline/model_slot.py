@@ -37,7 +37,7 @@ class ModelSlot:
         self.identity = identity
         self.alias = alias
         self._session = session
-        self._plan = plan
+        self.plan = plan
 
     @classmethod
     def load(cls, registry: ModelRegistry, model: Model, ref: str | int = "champion") -> ModelSlot:
@@ -79,9 +79,9 @@ class ModelSlot:
         for start in range(0, len(inputs), MAX_ROWS_PER_RUN):
             rows = slice(start, start + MAX_ROWS_PER_RUN)
             feed: dict[str, NDArray[Any]] = {}
-            if self._plan.numeric:
+            if self.plan.numeric:
                 feed["numeric"] = inputs.numeric[rows]
-            if self._plan.categories:
+            if self.plan.categories:
                 feed["categories"] = inputs.categories[rows]
             yield feed
 

@@ -14,7 +14,7 @@ from streamfti.compute.vectorize import model_input
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.models import Model
 from streamfti.errors import ModelNotReady
-from streamfti.inference_pipeline.feature_reader import FeatureReader
+from streamfti.inference_pipeline.feature_reader import FeatureReader, StoredFeatures
 from streamfti.inference_pipeline.metrics import ServingMetrics
 from streamfti.inference_pipeline.model_slot import ModelSlot
 from streamfti.inference_pipeline.request_contract import QueryTime, RequestContract
@@ -38,12 +38,12 @@ class Predictor:
     def __init__(
         self, model: Model, slot: ModelSlot, online: OnlineReader, clock: Clock, metrics: ServingMetrics
     ) -> None:
-        self._service = model.features
+        self._request_features = model.features.request_features
         self._slot = slot
         self._contract = RequestContract.of_model(model.name, model.features, model.spine)
         self._reader = FeatureReader(model.features, online)
         self._clock = clock
-        self._metrics = metrics
+        self._count_statuses = metrics.status_counter(self._reader.columns.names)
         inputs = tuple(item.qualified_name for item in model.features.inputs)
         self.info = ModelInfo(slot.identity, slot.alias, model.task, self._contract.fields, inputs)
         metrics.loaded(slot.identity)
@@ -59,10 +59,10 @@ class Predictor:
         self._check_loaded(asked)
         table = self._contract.check(asked.columns)
         query_time = QueryTime.of(asked.as_of_us, self._clock)
-        vectors = self._reader.read(table, query_time, with_progress=asked.include_features)
-        self._metrics.served(vectors)
-        values = self._slot.run(model_input(self._service, self._model_columns(table, vectors)))
-        features = self._all_inputs(table, vectors) if asked.include_features else None
+        stored = self._reader.read(table, query_time, with_progress=asked.include_features)
+        self._count_statuses(stored.matrix.status)
+        values = self._slot.run(model_input(self._slot.plan, self._model_columns(table, stored)))
+        features = self._all_inputs(table, stored) if asked.include_features else None
         return Predictions(str(uuid.uuid4()), self._slot.identity, values, query_time.us, features)
 
     def _check_loaded(self, asked: PredictInputs) -> None:
@@ -74,16 +74,14 @@ class Predictor:
             msg = f"model {identity.name!r} must be asked for alias {self._slot.alias!r}, got {asked.alias!r}"
             raise ModelNotReady(msg, hint="that is the alias which is loaded; leave the alias out for any")
 
-    def _model_columns(self, table: InputTable, vectors: FeatureVectors) -> dict[str, NDArray[Any]]:
-        requested = {f.name: _model_array(table.columns[f.name]) for f in self._service.request_features}
-        return requested | {name: column.as_float64() for name, column in vectors.columns.items()}
+    def _model_columns(self, table: InputTable, stored: StoredFeatures) -> dict[str, NDArray[Any]]:
+        columns = dict(zip(stored.matrix.columns.names, stored.matrix.as_float64().T, strict=True))
+        return columns | {f.name: _model_array(table.columns[f.name]) for f in self._request_features}
 
-    def _all_inputs(self, table: InputTable, vectors: FeatureVectors) -> FeatureVectors:
-        requested = {f.name: _sent_column(table.columns[f.name]) for f in self._service.request_features}
-        columns = requested | dict(vectors.columns)
-        return FeatureVectors(
-            vectors.query_time_us, {name: columns[name] for name in self.info.inputs}, vectors.progress
-        )
+    def _all_inputs(self, table: InputTable, stored: StoredFeatures) -> FeatureVectors:
+        columns = stored.matrix.by_name()
+        columns |= {f.name: _sent_column(table.columns[f.name]) for f in self._request_features}
+        return FeatureVectors(stored.query_time_us, {n: columns[n] for n in self.info.inputs}, stored.progress)
 
 
 def _model_array(column: InputColumn) -> NDArray[Any]:

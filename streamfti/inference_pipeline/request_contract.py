@@ -135,7 +135,7 @@ class RequestContract:
         values = self._converted(field, column)
         if not field.nullable and None in values:
             msg = f"field {field.name!r} of {self.subject} must be {_kind(field)}, got null in row {values.index(None)}"
-            raise InvalidRequest(msg)
+            raise InvalidRequest(msg, hint="only a field that is `| None` in its event class may be null")
         return InputColumn(field.dtype, values)
 
     def _converted(self, field: RequestField, column: InputColumn) -> list[Scalar | None]:

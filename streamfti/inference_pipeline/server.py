@@ -76,7 +76,9 @@ class InferenceServer:
             bound = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as exc:
             msg = f"the inference server must be able to bind {host}:{port}, which is refused"
-            raise ServingError(msg, hint="is another server there? --port 0 takes a free port") from exc
+            raise ServingError(
+                msg, hint="is another server there (--port 0 takes a free port), or is it no address of this machine?"
+            ) from exc
         return f"{host}:{bound}"
 
     def start(self) -> None:

@@ -82,13 +82,29 @@ _RULES: dict[type[StreamFTIError], Rule] = {
     MissingPart: Rule(grpc.StatusCode.FAILED_PRECONDITION, "a part that the server needs is missing"),
 }
 
-_BY_CODE: dict[grpc.StatusCode, tuple[type[StreamFTIError], str]] = {
-    grpc.StatusCode.UNAVAILABLE: (MissingPart, "no inference server answers there"),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (ServingError, "the inference server did not answer in time"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (ServingError, "the inference server has too much to do"),
-    grpc.StatusCode.UNIMPLEMENTED: (MissingPart, "the server there has no such method"),
+_BY_CODE: dict[grpc.StatusCode, tuple[type[StreamFTIError], str, str]] = {
+    grpc.StatusCode.UNAVAILABLE: (
+        MissingPart,
+        "no inference server answers there",
+        "is it running? `streamfti serve` starts one and says its address",
+    ),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (
+        ServingError,
+        "the inference server did not answer in time",
+        "is it overloaded, or something else than an inference server?",
+    ),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (
+        ServingError,
+        "the inference server has too much to do",
+        "ask again after a while, or in smaller parts",
+    ),
+    grpc.StatusCode.UNIMPLEMENTED: (
+        MissingPart,
+        "the server there has no such method",
+        "is it an inference server of this version of streamfti?",
+    ),
 }
-"""What a call without our metadata means: it came from the transport."""
+"""What a call without our metadata means, as it came from the transport, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +159,8 @@ def error_of(failure: object, address: str) -> StreamFTIError:
     if kind is not None:
         hint = metadata.get(HINT_KEY, b"")
         return kind(text, hint=hint.decode() if isinstance(hint, bytes) else hint)
-    fallback, meaning = _BY_CODE.get(failure.code(), (ServingError, "the call failed"))
-    return fallback(f"{meaning}: {address}: {text or failure.code().name}")
+    fallback, meaning, what_to_do = _BY_CODE.get(failure.code(), (ServingError, "the call failed", ""))
+    return fallback(f"{meaning}: {address}: {text or failure.code().name}", hint=what_to_do)
 
 
 def error_types() -> Iterator[type[StreamFTIError]]:

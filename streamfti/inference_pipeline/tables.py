@@ -71,7 +71,7 @@ class InputColumn:
         for value in values:
             if type(value) is int and not -_INT64_MAX - 1 <= value <= _INT64_MAX:
                 msg = f"field {name!r} must hold integers of 64 bits, got {value!r}"
-                raise InvalidRequest(msg)
+                raise InvalidRequest(msg, hint=f"they end at {_INT64_MAX}")
         return cls(_DTYPES[found.pop()] if found else None, values)
 
 

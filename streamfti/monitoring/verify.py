@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from streamfti.compute.point_in_time import EventIndex, point_in_time
 from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.dtypes import DType
 from streamfti.definitions.groups import FeatureGroup
 
 __all__ = ["ServedFeatures", "SkewReport", "SkewRow", "verify_group"]
 
 RELATIVE_TOLERANCE = 1e-9
-"""For floats, whose sums round differently in another order; integers must be equal."""
+"""For floats, whose sums round differently in another order: of the sum of the magnitudes that were added, as what is
+left of a refund beside its payment is nothing but rounding. Integers must be equal."""
 
 _KEPT_ROWS = 20
 
@@ -89,36 +91,45 @@ def verify_group(
         events: event frame of the group's source: the whole log, later events too.
         served: the reads.
     """
-    recomputed = point_in_time(group, features, events, served.keys, served.query_time_us)
     unlike = _applied_otherwise(group, events, served)
-    for row in np.flatnonzero(unlike).tolist():
-        _recompute_row(group, features, events, served, row, recomputed)
-    return _compare(features, served, recomputed, int(unlike.sum()))
+    recomputed = _recompute(group, features, events, served, unlike)
+    summed = [feature for feature in features if _sums_floats(feature)]
+    magnitudes = _recompute(group, summed, _magnitudes(summed, events), served, unlike)
+    return _compare(features, served, recomputed, magnitudes, int(unlike.sum()))
+
+
+def _sums_floats(feature: Feature) -> bool:
+    field = feature.aggregation.field
+    return feature.aggregation.kind in {"sum", "mean"} and field is not None and field.type.dtype is DType.FLOAT64
+
+
+def _magnitudes(features: Sequence[Feature], events: pl.DataFrame) -> pl.DataFrame:
+    """Return the events without the signs of what the features aggregate."""
+    names = {f.aggregation.field.name for f in features if f.aggregation.field is not None}
+    return events.with_columns(pl.col(name).abs() for name in names)
 
 
 def _applied_otherwise(group: FeatureGroup, events: pl.DataFrame, served: ServedFeatures) -> NDArray[np.bool_]:
     """Return bool[n]: where the events applied are not just those of the entity before the query time.
 
-    For each partition: the running maximum of the offsets up to the query time must have been applied, the
-    minimum of those after it must not. Both run within an entity, as the entity is in the high bits.
+    For each partition, whose offsets are ranked from 1 on: the running maximum of the ranks up to the query time must
+    have been applied, the minimum of those after it must not. Both run within an entity, which is the higher digit.
     """
     index = EventIndex.of(group, events, served.keys)
-    sorted_events = index.events
+    sorted_events, n = index.events, len(index.events)
     at = index.first_not_before(served.query_time_us)
     partition, offset = sorted_events.position >> 48, sorted_events.position & ((1 << 48) - 1)
     unlike = np.zeros(len(at), np.bool_)
-    n = len(sorted_events)
     for number, next_offset in _all_partitions(partition, served).items():
         mine = partition == number
-        base = sorted_events.entity << 48
-        before = np.maximum.accumulate(np.where(mine, base + offset + 1, base))
-        after = np.minimum.accumulate(np.where(mine, base + offset, base + (1 << 48) - 1)[::-1])[::-1]
-        own = index.entity << 48
-        newest = np.where(at > 0, before[at - 1] if n else 0, -1)
-        oldest_later = after[np.minimum(at, n - 1)] if n else np.zeros(len(at), np.int64)
-        has_later = (at < n) & (oldest_later >> 48 == index.entity)
-        unlike |= (newest > own) & (newest - own > next_offset)
-        unlike |= has_later & (oldest_later - own < next_offset)
+        offsets = np.sort(offset[mine])
+        rank, applied = np.searchsorted(offsets, offset) + 1, np.searchsorted(offsets, next_offset)
+        base, own = sorted_events.entity * (n + 2), index.entity * (n + 2)
+        before = np.maximum.accumulate(np.where(mine, base + rank, base))
+        after = np.minimum.accumulate(np.where(mine, base + rank, base + n + 1)[::-1])[::-1]
+        newest = np.where(at > 0, before[at - 1], -1) - own
+        oldest_later = np.where(at < n, after[np.minimum(at, n - 1)], own + n + 1) - own
+        unlike |= (newest > applied) | (oldest_later <= applied)
     return unlike & index.has_entity
 
 
@@ -126,6 +137,23 @@ def _all_partitions(partition: NDArray[np.int64], served: ServedFeatures) -> dic
     """Return the applied offsets of every partition in the log; one that no read had seen had applied nothing."""
     nothing = np.zeros(len(served.query_time_us), np.int64)
     return {int(p): served.applied.get(int(p), nothing) for p in np.unique(partition)}
+
+
+def _recompute(
+    group: FeatureGroup,
+    features: Sequence[Feature],
+    events: pl.DataFrame,
+    served: ServedFeatures,
+    unlike: NDArray[np.bool_],
+) -> dict[str, FeatureColumn]:
+    """Return the features of all reads; where `unlike`, over just the events that had been applied."""
+    if not features:
+        return {}
+    recomputed = point_in_time(group, features, events, served.keys, served.query_time_us)
+    theirs = events.join(served.keys.filter(pl.Series(unlike)), on=list(group.entity), how="semi")
+    for row in np.flatnonzero(unlike).tolist():
+        _recompute_row(group, features, theirs, served, row, recomputed)
+    return recomputed
 
 
 def _recompute_row(
@@ -150,14 +178,19 @@ def _recompute_row(
 
 
 def _compare(
-    features: Sequence[Feature], served: ServedFeatures, recomputed: Mapping[str, FeatureColumn], in_flight: int
+    features: Sequence[Feature],
+    served: ServedFeatures,
+    recomputed: Mapping[str, FeatureColumn],
+    magnitudes: Mapping[str, FeatureColumn],
+    in_flight: int,
 ) -> SkewReport:
     n = len(served.query_time_us)
     skewed = np.zeros(n, np.bool_)
     examples: list[SkewRow] = []
     for feature in features:
         ours, theirs = served.columns[feature.qualified_name], recomputed[feature.qualified_name]
-        differs = (ours.status != theirs.status) | ~_equal(ours.values, theirs.values)
+        scale = magnitudes.get(feature.qualified_name, theirs).values
+        differs = (ours.status != theirs.status) | ~_equal(ours.values, theirs.values, scale)
         skewed |= differs
         examples += [
             SkewRow(
@@ -174,7 +207,8 @@ def _compare(
     return SkewReport(n, n * len(features), in_flight, int(skewed.sum()), examples)
 
 
-def _equal(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
+def _equal(left: NDArray[Any], right: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.bool_]:
     if left.dtype.kind == "i" and right.dtype.kind == "i":
         return np.asarray(left == right)
-    return np.asarray(np.isclose(left, right, rtol=RELATIVE_TOLERANCE, atol=0.0, equal_nan=True))
+    atol = RELATIVE_TOLERANCE * np.where(np.isfinite(scale), np.abs(scale), 0.0)
+    return np.asarray(np.isclose(left, right, rtol=RELATIVE_TOLERANCE, atol=atol, equal_nan=True))

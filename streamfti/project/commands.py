@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,6 +129,7 @@ Examples:
 @click.option(
     "--topic-config", multiple=True, type=_KeyValue(), help="Configuration of a new source topic; may be repeated."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 @settings_options("home", "redis_url", "bootstrap_servers")
 def apply(
     definitions: Path,
@@ -135,6 +137,7 @@ def apply(
     partitions: int,
     replication_factor: int,
     topic_config: tuple[tuple[str, str], ...],
+    as_json: bool,
     settings: Settings,
 ) -> None:
     """Create what DEFINITIONS needs and what is missing. Safe to repeat; what is there is left as it is.
@@ -150,5 +153,8 @@ def apply(
         partitions=partitions,
         topic_config=dict(topic_config),
     )
+    if as_json:
+        click.echo(json.dumps([asdict(item) for item in done]))
+        return
     for item in done:
         click.echo(f"{'created' if item.is_new else 'exists':<8}{item.kind:<7} {item.name} ({item.detail})")

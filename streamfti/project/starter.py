@@ -46,7 +46,7 @@ def write_project(folder: Path, now: datetime) -> list[Path]:
                 file.write(content)
     except OSError as exc:
         msg = f"a new project must be writable to {folder}, got: {exc.strerror or exc}"
-        raise MissingPart(msg) from exc
+        raise MissingPart(msg, hint="name a folder that you may write to: streamfti init FOLDER") from exc
     return paths
 
 

@@ -72,9 +72,10 @@ def build_training_set(
         columns |= _stored_columns(model.features, group, spine, reader, known_until)
     origin = _origin(model, spine, reader, start, known_until)
     report("training set", parts, parts)
-    inputs = model_input(model.features, columns)
+    plan = InputPlan.of(model.features)
+    inputs = model_input(plan, columns)
     return TrainingSet(
-        plan=InputPlan.of(model.features),
+        plan=plan,
         inputs=inputs,
         vocabulary=Vocabulary.learn(inputs.categories),
         y=_targets(model, spine),

@@ -84,7 +84,8 @@ def train(
 def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Draw a bar for each thing that reports progress, on standard error and only for a person."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[part]}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:

@@ -38,14 +38,20 @@ _ANSWERS = {
 _ZERO = float(np.float32(1e-35))
 """LightGBM takes every input of at most this size for 0."""
 
+_INFINITE = 1e300
+"""What a dump writes for an infinite threshold, which JSON cannot."""
+
 
 def floor_to_float32(threshold: float) -> float:
     """Return the float32 that splits float32 inputs as LightGBM splits them at a float64 threshold.
 
     That is the largest float32 that is not above the threshold, for then `x <= t` holds in float64 exactly when it
     holds in float32. Only around 0 it is another: LightGBM compares 0 in place of inputs of up to 1e-35, so a
-    threshold in that range is moved to its end.
+    threshold in that range is moved to its end. And a dump writes 1e300 where LightGBM compares with infinity: a split
+    of everything there is from what is missing.
     """
+    if abs(threshold) >= _INFINITE:
+        return float(np.copysign(np.inf, threshold))
     if -_ZERO <= threshold < 0:
         return float(np.nextafter(np.float32(-_ZERO), np.float32(-np.inf)))
     if 0 <= threshold <= _ZERO:

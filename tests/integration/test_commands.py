@@ -166,6 +166,9 @@ def test_apply_again_changes_nothing(applied: Project) -> None:
     again = applied.done("apply", "--partitions", "9").stdout.splitlines()
     assert [line.split()[0] for line in again] == ["exists"] * 4
     assert "partitions: 4" in again[0]
+    document = json.loads(applied.done("apply", "--json").stdout)
+    assert {item["is_new"] for item in document} == {False}
+    assert [item["kind"] for item in document] == [line.split()[1] for line in again]
 
 
 def test_topic_configuration_reaches_the_broker_or_is_refused_by_it(project: Project) -> None:

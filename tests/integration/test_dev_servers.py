@@ -275,6 +275,18 @@ def test_dev_up_prints_what_other_programs_need(
     assert "IN MEMORY" in printed
 
 
+def test_dev_up_on_a_used_folder_says_that_its_topics_are_gone(
+    dev_up: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    said = []
+    for _ in range(2):
+        first_line(process := dev_up("--json"))
+        process.send_signal(signal.SIGINT)
+        said.append(process.communicate(timeout=30)[1])
+    assert "note:" not in said[0]
+    assert f"remove it (rm -r {tmp_path})" in said[1]
+
+
 def test_second_dev_up_on_the_folder_is_refused(dev_up: Callable[..., subprocess.Popen[str]]) -> None:
     first_line(first := dev_up("--json"))
     second = dev_up("--json")

@@ -195,6 +195,27 @@ def test_reduce_equals_folding_merge_over_the_mask(accumulator: Accumulator, dat
 
 @every_accumulator
 @given(data=st.data())
+def test_one_reduces_a_stack_of_all_that_are_alike_as_each_does_its_own(
+    accumulator: Accumulator, data: st.DataObject
+) -> None:
+    """The read path reduces windows of many accumulators in one call of one of them: states `[n, k, n_slots]`."""
+    members = [example for example in EXAMPLES if example.alike == accumulator.alike]
+    parts = [stacked(member, data.draw(states(member, 3))) for member in members]
+    masks = [data.draw(st.lists(st.booleans(), min_size=3, max_size=3)) for _ in members]
+    names = [list(member.columns) for member in members]
+    stack = {
+        own: frozen(np.stack([part[columns[i]] for part, columns in zip(parts, names, strict=True)], axis=1))
+        for i, own in enumerate(accumulator.columns)
+    }
+    together = accumulator.reduce(stack, frozen(np.array([masks], np.bool_)))
+    for k, (member, part, mask) in enumerate(zip(members, parts, masks, strict=True)):
+        alone = member.reduce(part, np.array([mask], np.bool_))
+        renamed = {own: together[column][:, k] for own, column in zip(member.columns, together, strict=True)}
+        assert_equal(member, renamed, alone)
+
+
+@every_accumulator
+@given(data=st.data())
 def test_an_empty_mask_reduces_to_zero(accumulator: Accumulator, data: st.DataObject) -> None:
     parts = data.draw(states(accumulator, 3))
     reduced = accumulator.reduce(stacked(accumulator, parts), np.zeros((1, 3), np.bool_))
@@ -309,6 +330,24 @@ def test_no_state_is_no_value_but_for_counts(kind: AggregationKind) -> None:
     values, present = built.result(zero)
     assert present.tolist() == [kind == "count"] * 2
     assert np.isfinite(values).all()
+
+
+_OTHER_WHOLE_FIELD = Field("E", "other", ValueType(DType.INT64))
+
+
+@pytest.mark.parametrize("kind", get_args(AggregationKind))
+def test_an_aggregator_works_for_all_that_are_alike_in_any_shape(kind: AggregationKind) -> None:
+    one, other = (
+        aggregator(Aggregation(kind, None if kind == "count" else f)) for f in (_WHOLE_FIELD, _OTHER_WHOLE_FIELD)
+    )
+    assert one.alike == other.alike
+    names = [[column for a in built.accumulators for column in a.columns] for built in (one, other)]
+    numbers = {name: np.arange(i, i + 6) for i, name in enumerate(names[0])}
+    flat, present = one.result(numbers)
+    renamed = {new: numbers[old].reshape(2, 3) for old, new in zip(*names, strict=True)}
+    values, has_value = other.result(renamed)
+    assert values.tolist() == flat.reshape(2, 3).tolist()
+    assert has_value.tolist() == present.reshape(2, 3).tolist()
 
 
 @dataclass(frozen=True)

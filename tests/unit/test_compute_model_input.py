@@ -50,7 +50,7 @@ def test_numbers_and_categories_go_apart_each_in_the_order_of_the_service() -> N
 
 
 def test_the_tensors_of_a_batch() -> None:
-    built = model_input(service, columns())
+    built = model_input(InputPlan.of(service), columns())
     assert (str(built.numeric.dtype), built.categories.shape, len(built)) == ("float32", (2, 2), 2)
     np.testing.assert_array_equal(built.numeric, np.array([[np.nan, 3], [7, 2**24]], np.float32))
     assert built.categories.tolist() == [["AA", ""], ["é", "JFK"]]
@@ -58,16 +58,18 @@ def test_the_tensors_of_a_batch() -> None:
 
 def test_the_order_of_the_columns_does_not_matter() -> None:
     turned = dict(reversed(columns().items()))
-    np.testing.assert_array_equal(model_input(service, turned).numeric, model_input(service, columns()).numeric)
+    np.testing.assert_array_equal(
+        model_input(InputPlan.of(service), turned).numeric, model_input(InputPlan.of(service), columns()).numeric
+    )
 
 
 def test_booleans_are_zero_and_one() -> None:
-    built = model_input(service, columns(**{"Carrier.n_1h": np.array([True, False])}))
+    built = model_input(InputPlan.of(service), columns(**{"Carrier.n_1h": np.array([True, False])}))
     assert built.numeric[:, 1].tolist() == [1.0, 0.0]
 
 
 def test_no_rows_are_empty_tensors() -> None:
-    built = model_input(service, {name: column[:0] for name, column in columns().items()})
+    built = model_input(InputPlan.of(service), {name: column[:0] for name, column in columns().items()})
     assert (built.numeric.shape, built.categories.shape) == ((0, 2), (0, 2))
 
 

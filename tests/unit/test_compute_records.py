@@ -11,9 +11,10 @@ import streamfti as fti
 from streamfti.clock import from_us
 from streamfti.compute.accumulators import EventColumns, FieldColumn
 from streamfti.compute.layout import RecordLayout
-from streamfti.compute.records import load_records, newest_event_time_us, read_features
+from streamfti.compute.records import load_records, read_features
 from streamfti.compute.tiles import build_tiles
 from streamfti.compute.values import FeatureColumn, Status
+from streamfti.compute.window_reader import WindowReader
 from streamfti.errors import CorruptRecord
 from streamfti.testing.event_frames import event_frame
 from streamfti.testing.naive import PlacedEvent
@@ -175,8 +176,9 @@ def test_a_record_that_is_too_long_is_corrupt() -> None:
 
 def test_the_newest_event_time_is_of_all_that_was_applied() -> None:
     table = table_of(T0 + 5, T0 + 9, T0)
-    records = load_records(table.layout, table.records(["c1", "c2"]))
-    assert newest_event_time_us(records).tolist() == [T0 + 9, 0]
+    reader = WindowReader([(table.layout, card.features)])
+    rows = reader.load(table.records(["c1", "c2"]), 2)
+    assert reader.newest_event_time_us(rows).tolist() == [[T0 + 9], [0]]
 
 
 def test_no_records_read_as_no_rows() -> None:

@@ -132,6 +132,9 @@ def test_a_version_in_the_place_of_another_is_refused(registry: ModelRegistry, t
         ({"extra": 1}, "must have exactly the keys"),
         ({"created_at": "noon"}, "must be an ISO 8601 time"),
         ({"files": {"../../etc/passwd": "00"}}, "must be its own"),
+        ({"files": ["model.onnx"]}, "files of a manifest must be of type dict"),
+        ({"version": "1"}, "version of a manifest must be of type int"),
+        ({"inputs": None}, "inputs of a manifest must be of type dict"),
     ],
 )
 def test_a_malformed_manifest_is_refused(
@@ -239,6 +242,41 @@ def test_a_damaged_alias_is_refused_by_name(registry: ModelRegistry, tmp_path: P
     path.write_text("{}")
     with pytest.raises(ArtifactCorrupt, match=r"alias file '000001\.json'"):
         registry.load("fraud")
+
+
+@pytest.mark.parametrize("change", [{"previous": 5}, {"previous": "x"}, {"version": "1"}, {"number": 1}])
+def test_a_move_that_cannot_be_is_refused_and_not_followed(
+    registry: ModelRegistry, tmp_path: Path, change: dict[str, object]
+) -> None:
+    for version in (1, 2):
+        publish(registry)
+        registry.promote("fraud", version)
+    path = tmp_path / "models" / "fraud" / "aliases" / "champion" / "000002.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArtifactCorrupt, match=r"'000002\.json' .* must hold move 2"):
+        registry.rollback("fraud")
+
+
+def test_a_move_that_is_gone_is_not_passed_over(registry: ModelRegistry, tmp_path: Path) -> None:
+    for version in (1, 2):
+        publish(registry)
+        registry.promote("fraud", version)
+    (tmp_path / "models" / "fraud" / "aliases" / "champion" / "000001.json").unlink()
+    with pytest.raises(ArtifactCorrupt, match=r"'000001\.json'"):
+        registry.rollback("fraud")
+
+
+def test_an_alias_that_cannot_be_written_is_said(registry: ModelRegistry, tmp_path: Path) -> None:
+    publish(registry)
+    (tmp_path / "models" / "fraud" / "aliases").write_text("in the way")
+    with pytest.raises(RegistryError, match="must be writable"):
+        registry.promote("fraud", 1)
+
+
+def test_an_empty_registry_says_what_fills_it(registry: ModelRegistry) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        registry.load("fraud")
+    assert caught.value.hint == "`streamfti train` registers one"
 
 
 _RACER = """

@@ -94,3 +94,21 @@ def test_a_command_gets_its_settings_from_options(monkeypatch: pytest.MonkeyPatc
 
 def _addresses() -> Addresses:
     return Addresses(redis_url="redis://dev:1/0", bootstrap_servers="dev:2", kafka_in_memory=True, pid=os.getpid())
+
+
+@pytest.mark.parametrize("url", ["nonsense", "127.0.0.1:6379", "http://h/0", "redis://h:port/0", "redis://[::1/0"])
+def test_an_online_store_that_is_no_url_is_said_with_an_example(url: str) -> None:
+    with pytest.raises(SettingsError, match="must be a URL of a Redis, got") as caught:
+        load_settings(environ={"REDIS_URL": url})
+    assert "redis://127.0.0.1:6379/0" in caught.value.hint
+
+
+def test_a_wrong_url_is_told_without_its_password() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(redis_url="redis://:hunter2@h:port/0", environ={})
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["redis://h", "rediss://user:secret@h:1/2", "unix:///run/redis.sock?db=1"])
+def test_every_scheme_of_redis_is_taken(url: str) -> None:
+    assert load_settings(redis_url=url, environ={}).redis_url == url

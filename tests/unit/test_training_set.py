@@ -234,7 +234,7 @@ def made(times: Sequence[int], label_delay: int = 1) -> TrainingSet:
     """A set of rows at these hours, whose labels come true so many hours later."""
     service = fti.FeatureService("s", [fti.request("distance", float), fti.request("carrier", str)])
     n = len(times)
-    inputs = model_input(service, {"distance": np.arange(n), "carrier": np.array(["AA"] * n, np.object_)})
+    inputs = model_input(InputPlan.of(service), {"distance": np.arange(n), "carrier": np.array(["AA"] * n, np.object_)})
     return TrainingSet(
         plan=InputPlan.of(service),
         inputs=inputs,

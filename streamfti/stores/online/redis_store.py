@@ -153,18 +153,21 @@ class OnlineWriter:
     One writer owns the progress keys that it was started with. They are WATCHed from the moment when they are known
     to hold what this writer wrote until its next EXEC: if anything changes them in between (a successor, a rolled-back
     replica after a reconnect) the EXEC does nothing and `commit` raises FencedWriter. Not thread-safe.
+
+    After any error the writer is spent. The driver would connect anew without a word, and a new connection watches
+    nothing.
     """
 
     def __init__(self, url: str, progress_keys: Sequence[bytes], *, timeout_s: float = _TIMEOUT_S) -> None:
         self._url = url
         self._keys = list(progress_keys)
         self._client = _client(url, timeout_s)
-        self._stored: dict[bytes, bytes | None] = {}
+        self._guard = [("WATCH", *self._keys), ("MGET", *self._keys)] if self._keys else []
+        self._usable = True
         with _translated(url):
             self._connection: Any = self._client.connection_pool.get_connection()  # its methods have no types
-            self._send([("WATCH", *self._keys), ("MGET", *self._keys)])
-            _, values = self._receive(2)
-        self._stored = dict(zip(self._keys, values, strict=True))
+        replies = self._exchange(self._guard)
+        self._stored: dict[bytes, bytes | None] = dict(zip(self._keys, replies[-1] if replies else [], strict=True))
 
     @property
     def progress(self) -> dict[bytes, Progress]:
@@ -175,14 +178,16 @@ class OnlineWriter:
         """Return the values of keys in their order, None where there is none.
 
         Raises:
-            StoreError: if the store does not answer, or refuses.
+            StoreError: if the store does not answer, or refuses, or a key holds something else than a string: MGET
+                would read that as nothing, and the first write of a transaction that cannot be taken back fail.
         """
         if not keys:
             return []
-        with _translated(self._url):
-            self._send([("MGET", *keys)])
-            values: list[bytes | None] = self._receive(1)[0]
-        return values
+        values, n_there = self._exchange([("MGET", *keys), ("EXISTS", *keys)])
+        if n_there > sum(value is not None for value in values):
+            msg = f"the {len(keys)} keys from {keys[0]!r} on at {_address(self._url)} must be records, got another type"
+            raise StoreError(msg, hint="who else writes there? `TYPE key` tells")
+        return list(values)
 
     def commit(
         self, slots: Sequence[SlotWrite], expiries_ms: Mapping[bytes, int], progress: Mapping[bytes, Progress]
@@ -206,17 +211,14 @@ class OnlineWriter:
             FencedWriter: if another writer has moved the progress, or the store was rolled back.
             StoreError: if the store does not answer, or refuses; nothing must be taken as written.
         """
+        stored = {key: value.dump() for key, value in progress.items()}
         commands: list[tuple[Any, ...]] = [("MULTI",)]  # 1.
         commands += [("SETRANGE", *slot) for slot in slots]  # 2.
         commands += [("PEXPIRE", key, ms) for key, ms in expiries_ms.items()]  # 3.
-        stored = {key: value.dump() for key, value in progress.items()}
         commands += [("SET", key, value) for key, value in stored.items()]  # 4.
-        queued = len(commands) - 1
-        commands.append(("EXEC",))  # 5.
-        commands += [("WATCH", *self._keys), ("MGET", *self._keys)]  # 6.
-        with _translated(self._url):
-            self._send(commands)
-            *_, executed, _, values = self._receive(queued + 4)
+        commands += [("EXEC",), *self._guard]  # 5. and 6.
+        *_, executed, _, values = self._exchange(commands)
+        self._usable = False
         if executed is None:
             self._raise_fenced("somebody else wrote the progress of this pipeline")
         for reply in executed:
@@ -226,6 +228,7 @@ class OnlineWriter:
         self._stored |= stored
         if dict(zip(self._keys, values, strict=True)) != self._stored:
             self._raise_fenced("the stored progress is not what this pipeline wrote")
+        self._usable = True
 
     def close(self) -> None:
         """Close the connection, which drops the guard."""
@@ -236,8 +239,21 @@ class OnlineWriter:
         msg = f"this feature pipeline must be the only writer of its partitions, but {what}"
         raise FencedWriter(msg, hint="stop the other one; a restart goes on from the stored progress")
 
+    def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands as one block and return their replies."""
+        if not (self._usable and self._connection.is_connected):
+            msg = f"the writer of the online store at {_address(self._url)} must not be used after an error"
+            raise StoreError(msg, hint="make a new one: it begins with what is stored")
+        self._usable = False
+        with _translated(self._url):
+            self._send(commands)
+            replies = self._receive(len(commands))
+        self._usable = True
+        return replies
+
     def _send(self, commands: Sequence[tuple[Any, ...]]) -> None:
-        self._connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))])
+        """Send; without the driver's health check, which would connect anew where it fails."""
+        self._connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))], check_health=False)
 
     def _receive(self, n: int) -> list[Any]:
         """Read n replies; the first error is raised after all of them are read, so that the stream stays in step."""

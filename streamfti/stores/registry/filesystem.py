@@ -100,6 +100,7 @@ class ModelRegistry:
             ModelNotFound: if there is no such model or version.
             ArtifactCorrupt: if the version's files do not have their hashes.
             VersionConflict: if the alias points elsewhere than expected.
+            RegistryError: if the alias is no name, or cannot be written.
         """
         target = self._load(name, version, None)
         while True:
@@ -142,8 +143,9 @@ class ModelRegistry:
         """
         versions = _versions(self._models / _checked(name, "a model name"))
         if not versions:
-            msg = f"no model is named {name!r}"
-            raise ModelNotFound(msg, hint=did_you_mean(name, self.names()))
+            msg = f"no model is named {name!r} in the registry {str(self._models.parent)!r}"
+            names = self.names()
+            raise ModelNotFound(msg, hint=did_you_mean(name, names) if names else "`streamfti train` registers one")
         return versions
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -194,7 +196,7 @@ class ModelRegistry:
     def _alias_folder(self, name: str, alias: str) -> Path:
         if _NUMBER.fullmatch(alias):
             msg = f"an alias of model {name!r} must not be a number, got {alias!r}: it would read as a version"
-            raise RegistryError(msg)
+            raise RegistryError(msg, hint="such as champion or challenger")
         return self._models / name / "aliases" / _checked(alias, "an alias")
 
     def _moves(self, name: str, alias: str) -> list[AliasMove]:
@@ -217,7 +219,7 @@ _RESTORE = "restore the version from a backup, or train again; a version is neve
 def _checked(name: str, subject: str) -> str:
     if not _NAME.fullmatch(name):
         msg = f"{subject} must be made of letters, digits, '_' and '-', got {name!r}"
-        raise RegistryError(msg)
+        raise RegistryError(msg, hint="such as fraud_v2 or champion")
     return name
 
 

@@ -83,7 +83,22 @@ class ModelManifest(ModelFacts):
         except (TypeError, ValueError) as exc:
             msg = f"created_at of a manifest must be an ISO 8601 time: {exc}"
             raise ArtifactCorrupt(msg) from exc
+        _check_types(document)
         return cls(created_at=created_at, **document)
+
+
+_TYPES: Mapping[str, type] = {
+    **dict.fromkeys(("name", "service", "service_fingerprint", "task", "output"), str),
+    **dict.fromkeys(("inputs", "files", "training_set", "metrics", "parity", "parameters", "libraries", "opset"), dict),
+    "version": int,
+}
+
+
+def _check_types(document: Mapping[str, Any]) -> None:
+    for name, kind in _TYPES.items():
+        if type(document[name]) is not kind:
+            msg = f"{name} of a manifest must be of type {kind.__name__}, got {document[name]!r}"
+            raise ArtifactCorrupt(msg)
 
 
 def _document(data: bytes) -> dict[str, Any]:
