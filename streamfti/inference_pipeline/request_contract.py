@@ -24,6 +24,7 @@ MAX_ROWS = 10_000
 
 _EARLIEST_US = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z
 _LATEST_US = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
+_LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127  # a model's input is float32, and what is larger would be infinite there
 _EXACT = 2**53  # up to here every integer is a double
 
 _SHORT = Repr()
@@ -158,8 +159,10 @@ class RequestContract:
 
     def _check_finite(self, field: RequestField, column: InputColumn) -> None:
         for row, value in enumerate(column.values):
-            if isinstance(value, float) and not math.isfinite(value):
+            if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT32:
                 msg = f"field {field.name!r} of {self.subject} must be finite, got {value!r} in row {row}"
+                if math.isfinite(value):
+                    msg = f"field {field.name!r} of {self.subject} must fit a float32, got {value!r} in row {row}"
                 raise InvalidRequest(msg, hint="a value that is not known is null" if field.nullable else "")
 
 

@@ -97,7 +97,7 @@ def assert_online_is_history(catalog: Catalog, settings: Settings, events: pl.Da
     table = InputTable(len(keys), {name: InputColumn.of(name, keys[name].to_list()) for name in keys.columns})
     online = OnlineReader(settings.redis_url)
     now = QueryTime.of(None, SystemClock())
-    served = FeatureReader(catalog.service("payment_features"), online).read(table, now).columns
+    served = FeatureReader(catalog.service("payment_features"), online).read(table, now).matrix.by_name()
     online.close()
     seen = 0
     for group in catalog.groups.values():

@@ -105,6 +105,7 @@ def test_a_good_request_is_complete_and_typed() -> None:
         ({"night": [0]}, "field 'night' of model 'fraud' must be bool or null, got int64 0"),
         ({"amount": [float("nan")]}, "field 'amount' of model 'fraud' must be finite, got nan in row 0"),
         ({"amount": [float("inf")]}, "must be finite, got inf in row 0 (a value that is not known is null)"),
+        ({"amount": [-3.5e38]}, "field 'amount' of model 'fraud' must fit a float32, got -3.5e+38 in row 0"),
         ({"amount": [2**53 + 1]}, "must be float64 or null, got the integer 9007199254740993 (an integer beyond"),
         ({"amount": [1.0, 2.0]}, "field 'amount' must have 1 rows as 'card_id' has, got 2"),
         ({"card_id": ["x" * 10_000], "amount": ["y" * 10_000]}, "got string 'yyy"),
