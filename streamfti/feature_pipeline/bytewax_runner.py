@@ -12,7 +12,6 @@ from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
-from bytewax.errors import BytewaxRuntimeError
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
@@ -20,7 +19,7 @@ from bytewax.run import cli_main
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
 from streamfti.feature_pipeline.runner import POLL_S, BatchReader, BatchSink, StopSignal
 
-__all__ = ["BytewaxRunner", "build_dataflow"]
+__all__ = ["BytewaxRunner"]
 
 _PART = "all"
 
@@ -30,78 +29,112 @@ class BytewaxRunner:
 
     def run(self, reader: BatchReader, sink: BatchSink, stop: StopSignal) -> None:
         """Block until stopped; an error of a step is raised as it was."""
+        steps = _Steps(reader, sink, stop)
         try:
-            cli_main(build_dataflow(reader, sink, stop))  # type: ignore[no-untyped-call]  # bytewax has no types there
+            cli_main(_dataflow(steps))  # type: ignore[no-untyped-call]  # bytewax has no types there
+            if steps.failure is not None:
+                raise steps.failure
             sink.close()
-        except BytewaxRuntimeError as exc:
-            original = _original(exc)
-            raise original from original.__cause__
         finally:
             reader.close()
 
 
-def _original(error: BaseException) -> BaseException:
-    """Return what a step raised; some operators of the engine wrap it, some do so twice."""
-    while isinstance(error, BytewaxRuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
+class _Steps:
+    """What the operators call. After the first error nothing more is done, and the flow comes to its end.
+
+    An error is kept from the engine, which would print a panic of its own beside it and give back a wrapped one.
+    """
+
+    def __init__(self, reader: BatchReader, sink: BatchSink, stop: StopSignal) -> None:
+        self._reader, self._sink, self._stop = reader, sink, stop
+        self.failure: Exception | None = None
+
+    def poll(self) -> list[MessageBatch] | None:
+        """Return what has arrived; None at the end."""
+        if self.failure is not None:
+            return None
+        try:
+            self._sink.idle(self._reader)
+            return None if self._stop.is_set(self._reader) else self._reader.poll(POLL_S)
+        except Exception as exc:  # noqa: BLE001  # raised again by the runner
+            self.failure = exc
+            return None
+
+    def decode(self, batch: MessageBatch) -> EventBatch | None:
+        """Return the events of a batch; None after an error."""
+        if self.failure is not None:
+            return None
+        try:
+            return self._sink.decode(batch)
+        except Exception as exc:  # noqa: BLE001  # raised again by the runner
+            self.failure = exc
+            return None
+
+    def process(self, batch: EventBatch | None) -> None:
+        """Do all that a batch is for, unless there was an error before it."""
+        if batch is None or self.failure is not None:
+            return
+        try:
+            self._sink.process(batch)
+        except Exception as exc:  # noqa: BLE001  # raised again by the runner
+            self.failure = exc
 
 
-def build_dataflow(reader: BatchReader, sink: BatchSink, stop: StopSignal) -> Dataflow:
+def _dataflow(steps: _Steps) -> Dataflow:
     """Return the flow `poll -> decode -> commit`."""
     flow = Dataflow("streamfti_feature_pipeline")
-    messages = op.input("poll", flow, _Source(reader, sink, stop))
-    events = op.map("decode", messages, sink.decode)
+    messages = op.input("poll", flow, _Source(steps))
+    events = op.map("decode", messages, steps.decode)
     keyed = op.map("to_sink", events, lambda batch: (_PART, batch))
-    op.output("commit", keyed, _Sink(sink))
+    op.output("commit", keyed, _Sink(steps))
     return flow
 
 
 class _SourcePart(StatefulSourcePartition[Any, None]):
-    def __init__(self, reader: BatchReader, sink: BatchSink, stop: StopSignal) -> None:
-        self._reader, self._sink, self._stop = reader, sink, stop
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
 
     def next_batch(self) -> Iterable[MessageBatch]:
-        self._sink.idle(self._reader)
-        if self._stop.is_set(self._reader):
+        batches = self._steps.poll()
+        if batches is None:
             raise StopIteration
-        return self._reader.poll(POLL_S)
+        return batches
 
     def snapshot(self) -> None:
         """Nothing: the stores know the position."""
 
 
 class _Source(FixedPartitionedSource[Any, None]):
-    def __init__(self, reader: BatchReader, sink: BatchSink, stop: StopSignal) -> None:
-        self._parts = (reader, sink, stop)
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
 
     def list_parts(self) -> list[str]:
         return [_PART]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SourcePart:
         del step_id, for_part, resume_state
-        return _SourcePart(*self._parts)
+        return _SourcePart(self._steps)
 
 
 class _SinkPart(StatefulSinkPartition[Any, None]):
-    def __init__(self, sink: BatchSink) -> None:
-        self._sink = sink
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
 
-    def write_batch(self, values: list[EventBatch]) -> None:
+    def write_batch(self, values: list[EventBatch | None]) -> None:
         for batch in values:
-            self._sink.process(batch)
+            self._steps.process(batch)
 
     def snapshot(self) -> None:
         """Nothing: `write_batch` returns only when the stores have it."""
 
 
 class _Sink(FixedPartitionedSink[Any, None]):
-    def __init__(self, sink: BatchSink) -> None:
-        self._sink = sink
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
 
     def list_parts(self) -> list[str]:
         return [_PART]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SinkPart:
         del step_id, for_part, resume_state
-        return _SinkPart(self._sink)
+        return _SinkPart(self._steps)

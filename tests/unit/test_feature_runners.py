@@ -93,6 +93,16 @@ def test_error_of_a_step_is_raised_as_it_was_and_the_reader_is_closed(
     assert reader.only("close") == ["close"]
 
 
+@pytest.mark.parametrize("step", ["poll", "decode", "process"])
+def test_error_of_a_step_is_not_printed_by_the_engine(step: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """One clear line is the command's business; a panic beside it would hide it."""
+    line = Line(fail_in=step, error=RetentionGap("gone"))
+    with pytest.raises(RetentionGap, match="gone"):
+        BytewaxRunner().run(line, line, StopSignal(when_caught_up=True))
+    assert capfd.readouterr() == ("", "")
+    assert len(line.only(step)) == 1  # and nothing was done after it
+
+
 @RUNNERS
 def test_stop_that_was_asked_for_before_ends_at_once_and_in_order(runner: Runner) -> None:
     line, stop = Line(), StopSignal()
