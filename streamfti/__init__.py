@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from streamfti.definitions.aggregations import count, last, max, mean, min, sum  # noqa: A004  # users write fti.sum
 from streamfti.definitions.catalog import Catalog, load_catalog
+from streamfti.definitions.decimals import Decimal
 from streamfti.definitions.events import Event, EventTime
 from streamfti.definitions.groups import FeatureGroup, feature_group
 from streamfti.definitions.models import Model, label, model
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Catalog",
+    "Decimal",
     "Event",
     "EventTime",
     "FeatureGroup",

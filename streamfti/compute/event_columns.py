@@ -99,6 +99,8 @@ def event_columns(
 
 
 def _column(series: pl.Series, field: Field) -> FieldColumn:
+    if field.type.dtype is DType.DECIMAL:
+        series = series.to_physical().cast(pl.Int64)  # unscaled; a precision of 18 digits fits
     if series.null_count() == 0:
         return FieldColumn(series.to_numpy().astype(numpy_dtype(field), copy=False))
     filled = series.fill_null(False if field.type.dtype is DType.BOOL else 0)

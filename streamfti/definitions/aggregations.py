@@ -6,6 +6,7 @@ A user writes `sum(Transaction.amount).over("1h", "24h", default=0)`. To a type 
 
 from __future__ import annotations
 
+import decimal
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -158,26 +159,26 @@ def count() -> Aggregation:
     return Aggregation("count")
 
 
-def sum(field: float | None) -> Aggregation:  # noqa: A001  # the field's word for it; users write fti.sum
+def sum(field: float | decimal.Decimal | None) -> Aggregation:  # noqa: A001  # the field's word for it; users write fti.sum
     """Return the sum of a field: exact for integers; null values do not take part; missing if there is none."""
     return _of_number("sum", field)
 
 
-def mean(field: float | None) -> Aggregation:
+def mean(field: float | decimal.Decimal | None) -> Aggregation:
     """Return the arithmetic mean of a field; null values do not take part; missing if there is none."""
     return _of_number("mean", field)
 
 
-def min(field: float | None) -> Aggregation:  # noqa: A001  # users write fti.min
+def min(field: float | decimal.Decimal | None) -> Aggregation:  # noqa: A001  # users write fti.min
     """Return the least value of a field; missing if there is none."""
     return _of_number("min", field)
 
 
-def max(field: float | None) -> Aggregation:  # noqa: A001  # users write fti.max
+def max(field: float | decimal.Decimal | None) -> Aggregation:  # noqa: A001  # users write fti.max
     """Return the greatest value of a field; missing if there is none."""
     return _of_number("max", field)
 
 
-def last(field: float | None) -> Aggregation:
+def last(field: float | decimal.Decimal | None) -> Aggregation:
     """Return the value with the highest event time (ties: highest partition, then offset); missing if none."""
     return _of_number("last", field)

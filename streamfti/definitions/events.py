@@ -6,6 +6,7 @@ columnar batches and never make instances. No wire format lives here.
 
 from __future__ import annotations
 
+import decimal
 import math
 import types
 import typing
@@ -14,6 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, dataclass_transform, get_args, get_origin
 
 from streamfti.clock import to_us
+from streamfti.definitions.decimals import Decimal, exact_unscaled, from_unscaled
 from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.errors import ContractError, DefinitionError, did_you_mean
 
@@ -135,11 +137,15 @@ def _value_type(event: str, name: str, annotation: object) -> tuple[ValueType, b
     if get_origin(annotation) is Annotated:
         annotation, *marks = get_args(annotation)
         is_event_time = _EventTimeMark in marks
+        if annotation is decimal.Decimal:
+            annotation = next((mark for mark in marks if isinstance(mark, Decimal)), annotation)
+    if isinstance(annotation, Decimal):
+        return ValueType(DType.DECIMAL, nullable, annotation.precision, annotation.scale), False
     dtype = _DTYPES.get(annotation)
     if dtype is None:
-        kinds = "str, int, float, bool, datetime, EventTime or one of them | None"
+        kinds = "str, int, float, bool, datetime, fti.Decimal(p, s), EventTime or one of them | None"
         msg = f"field {event}.{name} must be {kinds}, got {annotation!r}"
-        raise DefinitionError(msg, hint="for money, an int of the smallest unit (cents) sums exactly")
+        raise DefinitionError(msg, hint="for money, fti.Decimal(12, 2) or an int of the smallest unit (cents) is exact")
     if is_event_time and nullable:
         msg = f"field {event}.{name} is the event time and cannot be None"
         raise DefinitionError(msg)
@@ -241,6 +247,8 @@ def _checked(field: Field, value: object) -> object:
             return None
         msg = f"{field} must be {field.type}, got nothing"
         raise ContractError(msg)
+    if field.type.dtype is DType.DECIMAL:
+        return _checked_decimal(field, value)
     wanted = field.type.dtype.python
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -260,6 +268,21 @@ def _checked(field: Field, value: object) -> object:
             msg = f"{field}: {exc}"
             raise ContractError(msg) from exc
     return value
+
+
+def _checked_decimal(field: Field, value: object) -> decimal.Decimal:
+    """Return an exact decimal with as many digits after the point as the field has; refuse to round."""
+    if type(value) is int and -(10**18) < value < 10**18:
+        value = decimal.Decimal(value)
+    if not isinstance(value, decimal.Decimal):
+        hint = "a float has been rounded already: decimal.Decimal('0.10') has not" if type(value) is float else ""
+        msg = f"{field} must be {field.type}, got {value!r}"
+        raise ContractError(msg, hint=hint)
+    unscaled = exact_unscaled(value, field.type.precision, field.type.scale)
+    if unscaled is None:
+        msg = f"{field} must fit {field.type} exactly, got {value}"
+        raise ContractError(msg)
+    return from_unscaled(unscaled, field.type.scale)
 
 
 def event_schema(cls: type[Event]) -> EventSchema:

@@ -75,14 +75,15 @@ class Model:
     def __post_init__(self) -> None:
         for name, dtype in self.features.request_fields.items():
             found = self.spine.schema.field(name).type.dtype
-            if found is not dtype:
+            # A decimal is asked for as a float: in training it is the nearest one.
+            if found is not dtype and (found, dtype) != (DType.DECIMAL, DType.FLOAT64):
                 msg = (
                     f"field {name!r} of spine event {self.spine.schema.name} must be {dtype.value} "
                     f"as in feature service {self.features.name!r}, got {found.value}"
                 )
                 raise DefinitionError(msg)
         shared, outcome = self.spine.schema.field(self.label.on), self.label.source.schema.field(self.label.on)
-        if shared.type.dtype is not outcome.type.dtype:
+        if shared.type.required != outcome.type.required:
             types = f"{shared.type} and {outcome.type}"
             msg = f"{shared} and {outcome}, by which labels are found, must have one type, got {types}"
             raise DefinitionError(msg)

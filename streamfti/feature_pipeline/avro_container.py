@@ -33,7 +33,8 @@ def decode_container(schema: Mapping[str, Any], bodies: Sequence[bytes]) -> pl.D
     None is no verdict on the data: the caller decodes one by one and finds which body is bad.
 
     Args:
-        schema: the writer's schema: a record of strings, longs, doubles, booleans and unions of null and one of them.
+        schema: the writer's schema without logical types: a record of strings, bytes, longs, doubles, booleans and
+            unions of null and one of them.
         bodies: Avro bodies written with it, at least one.
     """
     try:
@@ -111,8 +112,9 @@ def _value_bytes(name: Any, series: pl.Series) -> NDArray[np.int64] | int | None
         return 8
     if name == "long":
         return _varint_bytes(series.to_physical().fill_null(0).to_numpy())
-    if name == "string":
-        n_bytes = series.str.len_bytes().fill_null(0).cast(pl.Int64).to_numpy()
+    if name in {"string", "bytes"}:
+        counted = series.str.len_bytes() if name == "string" else series.bin.size()
+        n_bytes = counted.fill_null(0).cast(pl.Int64).to_numpy()
         length: NDArray[np.int64] = n_bytes + _varint_bytes(n_bytes)
         return length
     return None

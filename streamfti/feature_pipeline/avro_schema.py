@@ -11,8 +11,9 @@ import fastavro
 import fastavro.types
 
 from streamfti.clock import to_us
-from streamfti.definitions.dtypes import DType
-from streamfti.definitions.events import Event, EventSchema, event_schema
+from streamfti.definitions.decimals import exact_unscaled
+from streamfti.definitions.dtypes import DType, ValueType
+from streamfti.definitions.events import Event, EventSchema, Field, event_schema
 
 __all__ = ["FRAME", "MAGIC", "avro_schema", "encode_event", "frame_message"]
 
@@ -33,12 +34,19 @@ def avro_schema(schema: EventSchema) -> dict[str, Any]:
     """Return the Avro record schema of an event class; nullable fields are unions with null."""
     fields = []
     for field in schema.fields:
-        avro_type = _TYPES[field.type.dtype]
+        avro_type = _avro_type(field.type)
         if field.type.nullable:
             fields.append({"name": field.name, "type": ["null", avro_type], "default": None})
         else:
             fields.append({"name": field.name, "type": avro_type})
     return {"type": "record", "name": schema.name, "namespace": "streamfti.events", "fields": fields}
+
+
+def _avro_type(value_type: ValueType) -> Any:  # noqa: ANN401  # JSON
+    if value_type.dtype is DType.DECIMAL:
+        digits = {"precision": value_type.precision, "scale": value_type.scale}
+        return {"type": "bytes", "logicalType": "decimal", **digits}
+    return _TYPES[value_type.dtype]
 
 
 def frame_message(schema_id: int, body: bytes) -> bytes:
@@ -60,6 +68,16 @@ def encode_event(event: Event, parsed_schema: fastavro.types.Schema, schema_id: 
 
 
 def _wire_values(schema: EventSchema, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Datetimes become microseconds here: fastavro's own conversion goes through floats."""
-    times = {f.name for f in schema.fields if f.type.dtype is DType.DATETIME}
-    return {k: to_us(v) if k in times and v is not None else v for k, v in values.items()}
+    return {field.name: _wire_value(field, values[field.name]) for field in schema.fields}
+
+
+def _wire_value(field: Field, value: Any) -> Any:  # noqa: ANN401  # of the field's type
+    """Datetimes become microseconds and decimals bytes: fastavro's own conversions go through floats and contexts."""
+    if value is None:
+        return None
+    if field.type.dtype is DType.DATETIME:
+        return to_us(value)
+    if field.type.dtype is DType.DECIMAL:
+        unscaled = exact_unscaled(value, field.type.precision, field.type.scale) or 0  # an event's value fits
+        return unscaled.to_bytes((unscaled + (unscaled < 0)).bit_length() // 8 + 1, "big", signed=True)
+    return value

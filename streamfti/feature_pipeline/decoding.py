@@ -2,8 +2,8 @@
 
 Nothing is dropped and nothing is thrown for bad data: a message that is no valid event becomes a dead letter with
 its reason. What a valid event is: a framed Avro body whose writer's schema has every field of the event class with
-its type, finite numbers, and an event time from 1970 on, before the year 10000, and not too far ahead of the
-broker's.
+its type, finite numbers, decimals that fit exactly, and an event time from 1970 on, before the year 10000, and not too
+far ahead of the broker's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import fastavro.types
 import polars as pl
 
 from streamfti.clock import to_us
+from streamfti.definitions.decimals import from_unscaled
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
 from streamfti.definitions.sources import KafkaSource
@@ -27,17 +28,12 @@ from streamfti.errors import ContractError
 from streamfti.feature_pipeline.avro_container import decode_container
 from streamfti.feature_pipeline.avro_schema import FRAME, MAGIC
 from streamfti.feature_pipeline.batches import DeadLetter, EventBatch, Message, MessageBatch
+from streamfti.feature_pipeline.decimal_columns import decimal_series, field_unscaled, rescaled, unscaled_of_bytes
+from streamfti.stores.offline.schema import polars_type
 from streamfti.stores.schemas.port import SchemaRegistry
 
 __all__ = ["EventDecoder"]
 
-_POLARS: dict[DType, pl.DataType] = {
-    DType.STRING: pl.String(),
-    DType.INT64: pl.Int64(),
-    DType.FLOAT64: pl.Float64(),
-    DType.BOOL: pl.Boolean(),
-    DType.DATETIME: pl.Datetime("us", "UTC"),
-}
 _COLUMNAR_FROM = 64
 """Fewer messages are decoded one by one: below that, setting the columnar decoder up costs more than it saves."""
 
@@ -55,7 +51,10 @@ class _Writer:
     """A writer's schema that holds every field of the event, as it was registered and as fastavro reads it."""
 
     schema: Mapping[str, Any]
+    """Without logical types: times and decimals are read as the numbers and bytes that they are."""
     parsed: fastavro.types.Schema
+    scales: Mapping[str, int]
+    """By name, the scale of each decimal field as it was written."""
 
 
 class EventDecoder:
@@ -76,7 +75,7 @@ class EventDecoder:
         for schema_id, messages in _by_schema(batch.messages, dead).items():
             frames += self._decode_schema(batch.source, schema_id, messages, dead)
         frame = pl.concat(frames) if len(frames) > 1 else (frames or [_empty_frame(schema)])[0]
-        valid = _validated(frame, batch, dead)
+        valid = _with_decimals(schema, _validated(frame, batch, dead))
         return EventBatch(batch.source, valid, dead, batch.next_offsets)
 
     def _decode_schema(
@@ -89,7 +88,7 @@ class EventDecoder:
             dead += [DeadLetter(m, "schema", str(exc), schema_id) for m in messages]
             return []
         bodies = [m.value[FRAME.size :] for m in messages if m.value is not None]
-        decoded = decode_container(writer.schema, bodies) if len(bodies) >= _COLUMNAR_FROM else None
+        decoded = _columnar(writer, source.schema, bodies) if len(bodies) >= _COLUMNAR_FROM else None
         if decoded is None:
             messages, decoded = _one_by_one(writer, source.schema, schema_id, messages, dead)
         return [_event_frame(source.schema, schema_id, messages, decoded)] if messages else []
@@ -103,15 +102,16 @@ class EventDecoder:
         key = source.name, schema_id
         if key not in self._writers:
             registered = self._registry.schema(schema_id)
-            parsed = _parsed(schema_id, registered)
+            plain = _without_logical_types(registered)
+            parsed = _parsed(schema_id, plain)
             _check_fields(source.schema, schema_id, registered)
-            self._writers[key] = _Writer(registered, parsed)
+            self._writers[key] = _Writer(plain, parsed, _scales(registered))
         return self._writers[key]
 
 
-def _parsed(schema_id: int, registered: Mapping[str, Any]) -> fastavro.types.Schema:
+def _parsed(schema_id: int, plain: dict[str, Any]) -> fastavro.types.Schema:
     try:
-        return fastavro.parse_schema(_without_logical_types(registered))
+        return fastavro.parse_schema(plain)
     except Exception as exc:  # what somebody registered raises anything
         msg = f"writer's schema {schema_id} must be an Avro schema, got {type(exc).__name__}: {exc}"
         raise ContractError(msg) from exc
@@ -147,20 +147,49 @@ _AVRO_NAMES = {
     DType.FLOAT64: {"double"},
     DType.BOOL: {"boolean"},
     DType.DATETIME: {"timestamp-micros"},
+    DType.DECIMAL: {"decimal"},
 }
 
 
 def _is_readable(avro_type: Any, field: Field) -> bool:  # noqa: ANN401  # JSON
     """Say whether a written type is read as the field's; null is judged by the values, not by the schema."""
-    members = avro_type if isinstance(avro_type, list) else [avro_type]
-    names = {m.get("logicalType", m.get("type")) if isinstance(m, dict) else m for m in members} - {"null"}
+    names = {m.get("logicalType", m.get("type")) if isinstance(m, dict) else m for m in _members(avro_type)} - {"null"}
     return bool(names) and names <= _AVRO_NAMES[field.type.dtype]
+
+
+def _members(avro_type: Any) -> list[Any]:  # noqa: ANN401  # JSON
+    return avro_type if isinstance(avro_type, list) else [avro_type]
+
+
+def _scales(registered: Mapping[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for field in registered["fields"]:
+        for member in _members(field["type"]):
+            if isinstance(member, dict) and member.get("logicalType") == "decimal":
+                found[field["name"]] = int(member.get("scale", 0))
+    return found
+
+
+def _columnar(writer: _Writer, schema: EventSchema, bodies: Sequence[bytes]) -> pl.DataFrame | None:
+    """Decode all bodies at once; None if that cannot be shown to be exact."""
+    decoded = decode_container(writer.schema, bodies)
+    if decoded is None:
+        return None
+    for field in schema.fields:
+        if field.type.dtype is DType.DECIMAL:
+            unscaled = unscaled_of_bytes(decoded[field.name])
+            if unscaled is None:
+                return None
+            scaled = rescaled(unscaled, writer.scales[field.name], field.type)
+            decoded = decoded.with_columns(scaled.alias(field.name))
+    return decoded
 
 
 def _one_by_one(
     writer: _Writer, schema: EventSchema, schema_id: int, messages: Sequence[Message], dead: list[DeadLetter]
 ) -> tuple[list[Message], pl.DataFrame]:
     """Decode with fastavro, the reference: finds which bodies are bad."""
+    decimals = [f for f in schema.fields if f.type.dtype is DType.DECIMAL]
     good: list[Message] = []
     rows: list[dict[str, Any]] = []
     for message in messages:
@@ -176,14 +205,28 @@ def _one_by_one(
             detail = f"the body must be Avro of schema {schema_id}, got {left} bytes after its end"
             dead.append(DeadLetter(message, "malformed", detail, schema_id))
             continue
+        row |= {f.name: _unscaled(row[f.name], writer.scales[f.name], f) for f in decimals}
         good.append(message)
         rows.append(row)
     columns = {f.name: pl.Series(f.name, [r[f.name] for r in rows], _physical(f)) for f in schema.fields}
     return good, pl.DataFrame(columns)
 
 
+def _unscaled(data: bytes | None, scale: int, field: Field) -> int | None:
+    if data is None:
+        return None
+    return field_unscaled(from_unscaled(int.from_bytes(data, "big", signed=True), scale), field.type)
+
+
 def _physical(field: Field) -> pl.DataType:
-    return pl.Int64() if field.type.dtype is DType.DATETIME else _POLARS[field.type.dtype]
+    """Return the type of a decoded column: times and decimals are integers until they are known to fit."""
+    is_integer = field.type.dtype in {DType.DATETIME, DType.DECIMAL}
+    return pl.Int64() if is_integer else polars_type(field.type)
+
+
+def _judged_type(field: Field) -> pl.DataType:
+    """Return the type of a column that the rules judge: decimals are integers still."""
+    return pl.Int64() if field.type.dtype is DType.DECIMAL else polars_type(field.type)
 
 
 def _without_logical_types(writer: Any) -> Any:  # noqa: ANN401  # JSON
@@ -199,7 +242,7 @@ def _event_frame(
     schema: EventSchema, schema_id: int, messages: Sequence[Message], decoded: pl.DataFrame
 ) -> pl.DataFrame:
     fields = decoded.select(
-        pl.col(f.name).to_physical().cast(_physical(f)).cast(_POLARS[f.type.dtype]) for f in schema.fields
+        pl.col(f.name).to_physical().cast(_physical(f)).cast(_judged_type(f)) for f in schema.fields
     )
     partitions, offsets, ingest_times, _, _ = zip(*messages, strict=True)
     meta = [partitions, offsets, ingest_times, [schema_id] * len(messages)]
@@ -208,7 +251,7 @@ def _event_frame(
 
 
 def _empty_frame(schema: EventSchema) -> pl.DataFrame:
-    return pl.DataFrame(schema={f.name: _POLARS[f.type.dtype] for f in schema.fields} | _META)
+    return pl.DataFrame(schema={f.name: _judged_type(f) for f in schema.fields} | _META)
 
 
 def _validated(frame: pl.DataFrame, batch: MessageBatch, dead: list[DeadLetter]) -> pl.DataFrame:
@@ -227,6 +270,11 @@ def _validated(frame: pl.DataFrame, batch: MessageBatch, dead: list[DeadLetter])
     return frame.filter(judged["_reason"].is_null())
 
 
+def _with_decimals(schema: EventSchema, frame: pl.DataFrame) -> pl.DataFrame:
+    decimals = [f for f in schema.fields if f.type.dtype is DType.DECIMAL]
+    return frame.with_columns(decimal_series(frame[f.name], f.type) for f in decimals)
+
+
 def _rules(schema: EventSchema, max_future_skew_us: int) -> list[tuple[pl.Expr, str, str]]:
     """Return what breaks the contract of an event: the condition, the word to count it under, the sentence."""
     rules: list[tuple[pl.Expr, str, str]] = []
@@ -237,11 +285,15 @@ def _rules(schema: EventSchema, max_future_skew_us: int) -> list[tuple[pl.Expr, 
         if field.type.dtype is DType.FLOAT64:
             finite = column.is_finite().fill_null(True)  # noqa: FBT003  # a value, not a flag
             rules.append((~finite, "invalid", f"{field} must be finite, got NaN or an infinity"))
+        if field.type.dtype is DType.DECIMAL:
+            limit = 10**field.type.precision
+            too_long = (column >= limit) | (column <= -limit)
+            rules.append((too_long, "invalid", f"{field} must fit {field.type} exactly"))
     time_us = pl.col(schema.event_time).to_physical()
     ingest_us = pl.col("_ingest_time_us")
     span = f"the event time {schema.event_time!r} must be from 1970 on and before the year 10000"
     rules.append(((time_us < 0) | (time_us > _LAST_TIME_US), "invalid", span))
     ahead = (ingest_us >= 0) & (time_us - ingest_us > max_future_skew_us)
-    limit = f"{max_future_skew_us / 1e6:g} s"
-    rules.append((ahead, "future", f"the event time {schema.event_time!r} must be at most {limit} ahead of the broker"))
+    most = f"{max_future_skew_us / 1e6:g} s"
+    rules.append((ahead, "future", f"the event time {schema.event_time!r} must be at most {most} ahead of the broker"))
     return rules

@@ -19,6 +19,7 @@ from typing import IO, Any
 import polars as pl
 
 from streamfti.clock import Clock, from_us
+from streamfti.definitions.decimals import parse_decimal
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Event, EventSchema, Field
 from streamfti.definitions.sources import KafkaSource
@@ -35,6 +36,13 @@ _BOM = b"\xef\xbb\xbf"
 _FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet")
 
 Row = Mapping[str, Any]
+
+
+class _JsonNumber(float):
+    """A number with a point or an exponent, and the text that it was read from, which decimals are taken from."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,7 @@ def _from_json_lines(lines: Iterable[bytes], source: KafkaSource) -> Iterator[Ev
 
 def _json_row(schema: EventSchema, line: bytes) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_float=_JsonNumber)
     except ValueError as exc:
         msg = f"a line must be JSON: {exc}"
         raise ContractError(msg) from exc
@@ -138,7 +146,7 @@ def _csv_row(schema: EventSchema, row: Mapping[str | None, Any]) -> Row:
 
 
 def _cell(field: Field, text: str) -> str | int | float | bool | None:
-    """Read a cell as a value of the field's type; times may be text or a number still."""
+    """Read a cell as a value of the field's type; times and decimals are text still, or numbers."""
     if not text and field.type.nullable:
         return None
     try:
@@ -167,7 +175,7 @@ def _from_parquet(path: Path, source: KafkaSource) -> Iterator[Event | BadRow]:
 
 
 def _typed(schema: EventSchema, row: Row) -> Row:
-    """Make datetimes of times; everything else is for the event class to judge."""
+    """Make datetimes of times and decimals of numbers; everything else is for the event class to judge."""
     fields = {f.name: f for f in schema.fields}
     return {name: _value(fields[name], value) if name in fields else value for name, value in row.items()}
 
@@ -176,6 +184,10 @@ def _value(field: Field, value: object) -> object:
     if type(value) is int and value not in _INT64:
         msg = f"{field} must fit in 64 bits, got {value}"
         raise ContractError(msg)
+    if field.type.dtype is DType.DECIMAL:
+        return _decimal(field, value)
+    if isinstance(value, _JsonNumber):
+        return float(value)
     if field.type.dtype is not DType.DATETIME or not isinstance(value, int | str) or isinstance(value, bool):
         return value
     try:
@@ -183,6 +195,18 @@ def _value(field: Field, value: object) -> object:
     except (ValueError, OverflowError) as exc:
         msg = f"{field} must be an ISO 8601 time or microseconds since 1970, got {value!r}"
         raise ContractError(msg, hint="for example 2026-01-31T12:00:00Z") from exc
+
+
+def _decimal(field: Field, value: object) -> object:
+    """Read a decimal from text, or from a number as it was written; a float of a Parquet file stays one."""
+    text = value.text if isinstance(value, _JsonNumber) else value
+    if not isinstance(text, str):
+        return value
+    found = parse_decimal(text)
+    if found is None:
+        msg = f"{field} must be {field.type}, got {value!r}"
+        raise ContractError(msg)
+    return found
 
 
 def _event(source: KafkaSource, place: str, row: Callable[[], Row]) -> Event | BadRow:

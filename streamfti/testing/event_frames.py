@@ -6,19 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema
+from streamfti.stores.offline.schema import polars_type
 from streamfti.testing.naive import PlacedEvent
 
 __all__ = ["event_frame", "frame_schema"]
-
-_DTYPES: Mapping[DType, pl.DataType] = {
-    DType.STRING: pl.String(),
-    DType.INT64: pl.Int64(),
-    DType.FLOAT64: pl.Float64(),
-    DType.BOOL: pl.Boolean(),
-    DType.DATETIME: pl.Datetime("us", "UTC"),
-}
 
 _LOG_COLUMNS: Mapping[str, pl.DataType] = {
     "_partition": pl.Int32(),
@@ -30,7 +22,7 @@ _LOG_COLUMNS: Mapping[str, pl.DataType] = {
 
 def frame_schema(schema: EventSchema) -> pl.Schema:
     """Return the columns of an event frame: the event's fields in order, then those of the log."""
-    return pl.Schema({**{f.name: _DTYPES[f.type.dtype] for f in schema.fields}, **_LOG_COLUMNS})
+    return pl.Schema({**{f.name: polars_type(f.type) for f in schema.fields}, **_LOG_COLUMNS})
 
 
 def event_frame(schema: EventSchema, events: Sequence[PlacedEvent], *, ingest_time_us: int = 0) -> pl.DataFrame:

@@ -5,18 +5,23 @@ Needs the package hypothesis, which StreamFTI does not install; nothing else imp
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from functools import partial
 
 from hypothesis import strategies as st
 
 from streamfti.clock import from_us
+from streamfti.definitions.decimals import from_unscaled
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Event, Field, event_schema
 from streamfti.definitions.windows import Window
 from streamfti.testing.naive import PlacedEvent
 
 __all__ = ["batches", "event_streams", "event_times_us", "field_values", "placed_streams"]
+
+_Value = str | int | float | bool | datetime | decimal.Decimal | None
 
 _KEY_POOL = ("a", "b", "", "1:a", "ä")
 
@@ -43,14 +48,17 @@ def event_times_us(origin_us: int, windows: Collection[Window]) -> st.SearchStra
     return st.one_of(*edges, st.integers(origin_us, origin_us + 3 * longest_us))
 
 
-def field_values(field: Field) -> st.SearchStrategy[str | int | float | bool | datetime | None]:
+def field_values(field: Field) -> st.SearchStrategy[_Value]:
     """Return values of a field: few different strings, numbers whose sums fit, None where it may be null."""
-    of_dtype: dict[DType, st.SearchStrategy[str | int | float | bool | datetime | None]] = {
+    largest = min(10**field.type.precision - 1, 2**52)
+    unscaled = partial(from_unscaled, scale=field.type.scale)
+    of_dtype: dict[DType, st.SearchStrategy[_Value]] = {
         DType.STRING: st.sampled_from(_KEY_POOL),
         DType.INT64: st.integers(-3, 3) | st.integers(-(2**52), 2**52),
         DType.FLOAT64: st.floats(-1e6, 1e6) | st.integers(-3, 3).map(float),
         DType.BOOL: st.booleans(),
         DType.DATETIME: st.integers(0, 2**52).map(from_us),
+        DType.DECIMAL: (st.integers(-3, 3) | st.integers(-largest, largest)).map(unscaled),
     }
     values = of_dtype[field.type.dtype]
     return st.none() | values if field.type.nullable else values

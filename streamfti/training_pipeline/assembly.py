@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.clock import from_us, to_us
+from streamfti.compute.decimals import as_float64
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.vectorize import InputPlan, model_input
 from streamfti.definitions.dtypes import DType
@@ -129,7 +130,7 @@ def _check_labels(model: Model, spine: LabelledSpine) -> None:
 
 
 def _targets(model: Model, spine: LabelledSpine) -> NDArray[Any]:
-    return spine.label.cast(pl.Int64 if model.task == "binary" else pl.Float64).to_numpy()
+    return (spine.label.cast(pl.Int64) if model.task == "binary" else as_float64(spine.label)).to_numpy()
 
 
 def _request_columns(service: FeatureService, spine: pl.DataFrame) -> dict[str, NDArray[Any]]:
@@ -139,7 +140,7 @@ def _request_columns(service: FeatureService, spine: pl.DataFrame) -> dict[str, 
         if feature.dtype is DType.STRING:
             columns[feature.name] = np.array(series.to_list(), dtype=np.object_)
         else:
-            columns[feature.name] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            columns[feature.name] = as_float64(series).fill_null(float("nan")).to_numpy()
     return columns
 
 

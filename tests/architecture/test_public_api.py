@@ -23,12 +23,16 @@ MODULES = sorted(
 USERS_FILE = """
 from __future__ import annotations
 
+import decimal
+from typing import Annotated
+
 import streamfti as fti
 
 
 class Transaction(fti.Event):
     card_id: str
     amount: int
+    fee: Annotated[decimal.Decimal, fti.Decimal(12, 2)]
     tip: float | None
     at: fti.EventTime
 
@@ -73,6 +77,7 @@ def mypy(folder: Path, cache: Path, text: str) -> str:
     [
         "most = fti.max(Transaction.amount).over('1h', hop='1m')",
         "tips = fti.sum(Transaction.tip).over('1h')",
+        "fees = fti.sum(Transaction.fee).over('1h')",
     ],
 )
 def test_right_definitions_satisfy_the_type_checker(tmp_path: Path, cache: Path, line: str) -> None:
@@ -96,7 +101,8 @@ def test_wrong_definitions_do_not(tmp_path: Path, cache: Path, line: str, compla
 
 
 def test_events_are_typed_by_their_fields(tmp_path: Path, cache: Path) -> None:
-    good = USERS_FILE.format(line="") + "\n\ndef f(t: Transaction) -> int:\n    return t.amount\n"
+    good = USERS_FILE.format(line="") + "\n\ndef f(t: Transaction) -> tuple[int, decimal.Decimal]:\n"
+    good += "    return t.amount, t.fee\n"
     assert mypy(tmp_path, cache, good) == ""
     complaints = mypy(tmp_path, cache, good + "\n\nTransaction(card_id=1, amount=2)\n")
     assert 'Missing named argument "at"' in complaints

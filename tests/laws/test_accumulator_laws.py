@@ -35,7 +35,11 @@ def concrete_subclasses(cls: type[Accumulator]) -> Iterator[type[Accumulator]]:
 def examples_of(cls: Callable[..., Accumulator]) -> list[Accumulator]:
     """Every accumulator of a class: one for each numeric dtype and nullability, and the one without a field."""
     fields = [
-        Field("E", f"{dtype.value}{'_or_null' if nullable else ''}", ValueType(dtype, nullable))
+        Field(
+            "E",
+            f"{dtype.value}{'_or_null' if nullable else ''}",
+            ValueType(dtype, nullable, *(18, 2) if dtype is DType.DECIMAL else ()),
+        )
         for dtype in DType
         if dtype.is_numeric
         for nullable in (False, True)

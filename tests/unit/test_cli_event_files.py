@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import decimal
 import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
 import pytest
@@ -128,3 +130,39 @@ def test_a_file_that_cannot_be_read_at_all_is_an_error(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ContractError, match=words):
         _read(tmp_path / name)
+
+
+class Bill(fti.Event):
+    at: fti.EventTime
+    amount: Annotated[decimal.Decimal, fti.Decimal(18, 2)]
+    tip: Annotated[decimal.Decimal, fti.Decimal(3, 1)] | None
+    rate: float
+
+
+_BILLS = fti.KafkaSource("bills", Bill)
+_BILL = Bill(at=_AT, amount=decimal.Decimal("9007199254740993.01"), tip=None, rate=0.1)
+
+
+@pytest.mark.parametrize("amount", ["9007199254740993.01", '"9007199254740993.01"', "900719925474099301e-2"])
+def test_a_decimal_is_exact_as_a_number_and_as_text(amount: str) -> None:
+    line = f'{{"at": {_AT_US}, "amount": {amount}, "rate": 0.1}}'.encode()
+    assert list(read_events(None, io.BytesIO(line), _BILLS)) == [_BILL]
+
+
+@pytest.mark.parametrize(
+    ("amount", "complaint"),
+    [("1.005", "must fit"), ('"1 000"', "must be decimal"), ("true", "must be decimal"), ("NaN", "got nan")],
+)
+def test_a_decimal_that_is_none_is_a_bad_row(amount: str, complaint: str) -> None:
+    line = f'{{"at": {_AT_US}, "amount": {amount}, "rate": 1}}'.encode()
+    (row,) = read_events(None, io.BytesIO(line), _BILLS)
+    assert isinstance(row, BadRow)
+    assert complaint in row.error.message
+
+
+def test_decimals_in_csv_and_parquet_are_exact(tmp_path: Path) -> None:
+    text, table = tmp_path / "bills.csv", tmp_path / "bills.parquet"
+    text.write_text(f"at,amount,tip,rate\n{_AT_US},9007199254740993.01,,0.1\n")
+    types = {"amount": pl.Decimal(18, 2), "tip": pl.Decimal(3, 1)}
+    pl.DataFrame([_BILL.values()], schema_overrides=types).write_parquet(table)
+    assert [list(read_events(path, io.BytesIO(), _BILLS)) for path in (text, table)] == [[_BILL], [_BILL]]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+import decimal
+from typing import Annotated, Any
 
 import pytest
 
@@ -117,6 +118,18 @@ def test_the_spine_has_them_with_their_types() -> None:
         DefinitionError, match=r"field 'amount' of spine event Mistyped must be float64 as in.*got int64"
     ):
         model_of(label_of(Chargeback.fraud), fti.KafkaSource("mistyped", Mistyped))
+
+
+class Exact(fti.Event):
+    order_id: int
+    card_id: str
+    amount: Annotated[decimal.Decimal, fti.Decimal(12, 2)]
+    at: fti.EventTime
+
+
+def test_a_decimal_of_the_spine_is_asked_for_as_a_float() -> None:
+    spine = fti.KafkaSource("exact", Exact)
+    assert model_of(label_of(Chargeback.fraud), spine).spine is spine
 
 
 class Reference(fti.Event):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import decimal
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import fastavro
+import polars as pl
 import pytest
 
 import streamfti as fti
 from streamfti.clock import ManualClock, to_us
-from streamfti.feature_pipeline.avro_schema import avro_schema, frame_message
+from streamfti.definitions.decimals import from_unscaled
+from streamfti.feature_pipeline.avro_schema import avro_schema, encode_event, frame_message
 from streamfti.feature_pipeline.batches import NO_INGEST_TIME, EventBatch, Message, MessageBatch
 from streamfti.feature_pipeline.decoding import EventDecoder
 from streamfti.stores.offline.log import OfflineLog
@@ -191,3 +194,60 @@ def test_dead_letters_say_what_and_why(registry: FileSchemaRegistry) -> None:
     assert details[3] == ("invalid", "Sale.price must be finite, got NaN or an infinity", schema_id)
     assert batch.frame.is_empty()
     assert batch.next_offsets == {0: 4}
+
+
+class Bill(fti.Event):
+    at: fti.EventTime
+    amount: Annotated[decimal.Decimal, fti.Decimal(5, 2)]
+    tip: Annotated[decimal.Decimal, fti.Decimal(3, 1)] | None
+
+
+BILLS = fti.KafkaSource("bills", Bill)
+
+
+def bills(registry: FileSchemaRegistry, rows: Sequence[tuple[str, str | None]], digits: tuple[int, int]) -> EventBatch:
+    """Decode bills that somebody wrote with other digits."""
+    schema = avro_schema(BILLS.schema)
+    for field in schema["fields"][1:]:
+        written = {"type": "bytes", "logicalType": "decimal", "precision": digits[0], "scale": digits[1]}
+        field["type"] = [written, "null"] if isinstance(field["type"], list) else written
+    schema_id = registry.register("bills", schema)
+    values = [
+        {"at": NOW_US, "amount": decimal.Decimal(amount), "tip": None if tip is None else decimal.Decimal(tip)}
+        for amount, tip in rows
+    ]
+    return decode(registry, *(frame_message(schema_id, body(v, schema)) for v in values), source=BILLS)
+
+
+@pytest.mark.parametrize("digits", [(18, 0), (12, 2), (38, 4)])
+@pytest.mark.parametrize("copies", [1, 64])
+def test_decimals_are_exact_whatever_the_writers_digits(
+    registry: FileSchemaRegistry, digits: tuple[int, int], copies: int
+) -> None:
+    batch = bills(registry, [("7", "0"), ("-999", None), ("0", "-99"), ("1000", None), ("1", "100")] * copies, digits)
+    exact = [
+        (decimal.Decimal(a), t if t is None else decimal.Decimal(t))
+        for a, t in (("7", "0"), ("-999", None), ("0", "-99"))
+    ]
+    assert batch.frame.select("amount", "tip").rows() == exact * copies
+    assert batch.frame.schema["amount"] == pl.Decimal(5, 2)
+    assert {(letter.message.offset % 5, letter.reason) for letter in batch.dead_letters} == {
+        (3, "invalid"),
+        (4, "invalid"),
+    }
+
+
+def test_a_decimal_that_would_be_rounded_is_a_dead_letter(registry: FileSchemaRegistry) -> None:
+    batch = bills(registry, [("1.2300", None), ("1.2301", None), ("1", "0.05")], (18, 4))
+    assert outcomes(batch) == ([0], [(1, "invalid"), (2, "invalid")])
+    assert batch.dead_letters[0].detail == "Bill.amount must fit decimal(5, 2) exactly"
+
+
+def test_a_produced_decimal_is_the_decoded_one(registry: FileSchemaRegistry) -> None:
+    schema = avro_schema(BILLS.schema)
+    schema_id, parsed = registry.register("bills", schema), fastavro.parse_schema(schema)
+    unscaled = [0, 1, -1, 127, 128, -128, -129, 32_767, 32_768, -32_768, 99_999, -99_999]
+    events = [Bill(at=NOW, amount=from_unscaled(u, 2), tip=None) for u in unscaled]
+    for copies in (1, 6):
+        batch = decode(registry, *[encode_event(e, parsed, schema_id) for e in events] * copies, source=BILLS)
+        assert batch.frame["amount"].to_list() == [e.amount for e in events] * copies

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import json
 import resource
 import zlib
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from streamfti.clock import ManualClock, to_us
+from streamfti.definitions.decimals import Decimal
 from streamfti.definitions.events import Event, EventTime
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError, CorruptRecord, FencedWriter, StoreError
@@ -40,6 +43,8 @@ class Payment(Event):
     score: float | None
     gift: bool | None
     refunded: datetime | None
+    fee: Annotated[decimal.Decimal, Decimal(18, 4)]
+    rebate: Annotated[decimal.Decimal, Decimal(3, 2)] | None
 
 
 PAYMENTS = KafkaSource("payments", Payment)
@@ -62,6 +67,8 @@ def payment(partition: int, offset: int, at: datetime = NOON) -> dict[str, objec
         "score": -0.0 if known else None,
         "gift": False if known else None,
         "refunded": at - DAY if known else None,
+        "fee": decimal.Decimal(-(10**14) - offset).scaleb(-4),
+        "rebate": decimal.Decimal("-9.99") if known else None,
         "_partition": partition,
         "_offset": offset,
         "_ingest_time_us": to_us(at) + 7,

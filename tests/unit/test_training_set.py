@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import decimal
 import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -94,6 +95,28 @@ def build(
     write(log, SCHEDULES, schedules)
     write(log, DEPARTURES, departures)
     return build_training_set(late, log, start=start, end=end)
+
+
+class Fare(Event):
+    flight: str | None
+    price: Annotated[decimal.Decimal, fti.Decimal(18, 4)]
+    at: EventTime
+
+
+FARES = fti.KafkaSource("fares", Fare)
+
+
+@fti.model("price", features=fti.FeatureService("price", [fti.request("price", float)]), spine=FARES, label=LABEL)
+def price(data: TrainingSet) -> None:
+    """Never called here."""
+
+
+def test_a_decimal_of_the_spine_is_the_float_that_a_request_would_carry(tmp_path: Path) -> None:
+    log = OfflineLog(tmp_path)
+    prices = [decimal.Decimal("0.1"), decimal.Decimal("99999999999999.9999")]
+    write(log, FARES, [{"flight": str(n), "price": p, "at": NOON} for n, p in enumerate(prices)])
+    write(log, DEPARTURES, [departure(str(n), NOON, 20 * n) for n in range(2)] + [KNOWN])
+    assert build_training_set(price, log).frame["price"].to_list() == [0.1, 99999999999999.9999]
 
 
 KNOWN = departure("end", NOON + 5 * 24 * HOUR, None)  # knowledge reaches up to here

@@ -11,11 +11,11 @@ import json
 import polars as pl
 import pyarrow as pa
 
-from streamfti.definitions.dtypes import DType
+from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.events import EventSchema
 from streamfti.errors import ContractError
 
-__all__ = ["FRAMEWORK_COLUMNS", "checked_frame", "columns_fingerprint", "frame_schema", "log_schema"]
+__all__ = ["FRAMEWORK_COLUMNS", "checked_frame", "columns_fingerprint", "frame_schema", "log_schema", "polars_type"]
 
 FRAMEWORK_COLUMNS: dict[str, pl.DataType] = {
     "_partition": pl.Int32(),
@@ -45,9 +45,20 @@ _ARROW: dict[pl.DataType, pa.DataType] = {
 }
 
 
+def polars_type(value_type: ValueType) -> pl.DataType:
+    """Return the type of the column that carries such values in event frames."""
+    if value_type.dtype is DType.DECIMAL:
+        return pl.Decimal(value_type.precision, value_type.scale)
+    return _POLARS[value_type.dtype]
+
+
+def _arrow_type(dtype: pl.DataType) -> pa.DataType:
+    return pa.decimal128(dtype.precision, dtype.scale) if isinstance(dtype, pl.Decimal) else _ARROW[dtype]
+
+
 def frame_schema(event: EventSchema) -> dict[str, pl.DataType]:
     """Return the column types of a frame of the log, in order."""
-    return {field.name: _POLARS[field.type.dtype] for field in event.fields} | FRAMEWORK_COLUMNS
+    return {field.name: polars_type(field.type) for field in event.fields} | FRAMEWORK_COLUMNS
 
 
 def _nullable(event: EventSchema) -> frozenset[str]:
@@ -57,9 +68,8 @@ def _nullable(event: EventSchema) -> frozenset[str]:
 def log_schema(event: EventSchema) -> pa.Schema:
     """Return the schema that data files of an event are written with and read by, nullability included."""
     nullable = _nullable(event)
-    return pa.schema(
-        [pa.field(name, _ARROW[dtype], nullable=name in nullable) for name, dtype in frame_schema(event).items()]
-    )
+    columns = frame_schema(event).items()
+    return pa.schema([pa.field(name, _arrow_type(dtype), nullable=name in nullable) for name, dtype in columns])
 
 
 def columns_fingerprint(event: EventSchema) -> str:
