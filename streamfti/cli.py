@@ -44,6 +44,7 @@ _COMMANDS: dict[str, _Target] = {
     "serve": _Target("streamfti.inference_pipeline.commands", "serve", "Serve models and features over gRPC."),
     "predict": _Target("streamfti.inference_pipeline.commands", "predict", "Ask a server for a prediction."),
     "get-features": _Target("streamfti.inference_pipeline.commands", "get_features", "Read features from a server."),
+    "verify": _Target("streamfti.monitoring.commands", "verify", "Prove that online features are what the log says."),
     "demo": _Target("streamfti.project.demo", "demo", "See all of it at work, on real flights, in a few minutes."),
 }
 """In the order of the work."""

@@ -26,15 +26,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from streamfti.clock import SystemClock
 from streamfti.compute.values import FeatureColumn
+from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog, load_catalog
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.dev.process import ServerProcess, wait_until
 from streamfti.dev.servers import DevServers
 from streamfti.errors import SettingsError, StreamFTIError
 from streamfti.feature_pipeline.producer import EventProducer
 from streamfti.inference_pipeline.client import InferenceClient
-from streamfti.monitoring.verify import ServedFeatures, SkewReport, verify_group
+from streamfti.monitoring import report as skew
+from streamfti.monitoring.served_vectors import ServedFeatures, VectorWriter
+from streamfti.monitoring.verification import Stores, verify_vectors
 from streamfti.stores.offline.log import OfflineLog
+from streamfti.stores.online.redis_store import OnlineReader
 from streamfti.stores.schemas.file_registry import FileSchemaRegistry
 
 from .replay import Asked, Follower, Player, ask_through
@@ -112,7 +118,8 @@ def run(size_name: str, home: Path, console: Console) -> Report:
         events_per_second = _process_history(project, player, size, total)
         _train(project, size)
         asked = _live(project, player, frames["schedules"], size)
-    return _report(project, asked, began, player.played, events_per_second)
+        verified = _verify(project, asked)
+    return _report(project, asked, began, player.played, events_per_second, verified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +295,13 @@ def _address(log: Path) -> str:
     return found[0]
 
 
-def _report(project: _Project, asked: Asked, began: float, events: int, events_per_second: float) -> Report:
-    """Step 5: prove and measure."""
+def _report(
+    project: _Project, asked: Asked, began: float, events: int, events_per_second: float, verified: skew.Report
+) -> Report:
+    """Step 6: measure."""
     log = OfflineLog(project.home / "log")
-    skew = [_verify(project, log, asked, name) for name in project.catalog.groups]
-    for found in (row for report in skew for row in report.examples):
-        project.console.print(f"[red]skew[/red] {found}")
+    if verified.skew_rows:
+        project.console.print(skew.report_table(verified))
     late = _labels(project, log, asked.rows)
     known = np.array([label is not None for label in late])
     truth = np.array([bool(label) for label in late])[known]
@@ -308,8 +316,8 @@ def _report(project: _Project, asked: Asked, began: float, events: int, events_p
         freshness_ms_p99=_percentile_ms(asked.freshness_s, 99),
         predict_ms_p50=_percentile_ms(asked.predict_s, 50),
         predict_ms_p99=_percentile_ms(asked.predict_s, 99),
-        skew_probes=sum(report.probes for report in skew),
-        skew_rows=sum(report.skew_rows for report in skew),
+        skew_probes=verified.probes,
+        skew_rows=verified.skew_rows,
         elapsed=round(time.monotonic() - began, 1),
     )
 
@@ -325,20 +333,35 @@ def _labels(project: _Project, log: OfflineLog, rows: Sequence[Mapping[str, Any]
     return [None if row["flight_id"] not in delays else delays[row["flight_id"]] >= 15 for row in rows]
 
 
-def _verify(project: _Project, log: OfflineLog, asked: Asked, name: str) -> SkewReport:
-    """Hold what was served of one group against the log."""
-    group = project.catalog.group(name)
-    features = project.catalog.service("flight_features").features_of(group)
+def _verify(project: _Project, asked: Asked) -> skew.Report:
+    """Step 5: prove, as `streamfti verify --vectors` does with the files that are written here."""
+    folder = project.home / "served"
+    folder.mkdir()
+    service = project.catalog.service("flight_features")
+    fingerprint = asked.answers[0].model.service_fingerprint
+    for group in service.groups:
+        features = service.features_of(group)
+        with VectorWriter(folder / f"{group.name}.parquet", group, features, fingerprint) as writer:
+            writer.write(_served(asked, group, features))
+    online = OnlineReader(project.redis_url)
+    stores = Stores(OfflineLog(project.home / "log"), online, SystemClock())
+    report = verify_vectors(project.catalog, folder, stores, log_wait_s=0, on_progress=lambda _step, _done: None)
+    online.close()
+    return report
+
+
+def _served(asked: Asked, group: FeatureGroup, features: Sequence[Feature]) -> ServedFeatures:
+    """Return what was served of one group."""
     vectors = [answer.features for answer in asked.answers if answer.features is not None]
     keys = pl.DataFrame([{f: row[f] for f in group.entity} for row in asked.rows], infer_schema_length=None)
-    applied = [next(p for p in vector.progress if p.group == name).partitions for vector in vectors]
-    served = ServedFeatures(
+    applied = [next(p for p in vector.progress if p.group == group.name).partitions for vector in vectors]
+    return ServedFeatures(
         keys,
         np.array([vector.query_time_us for vector in vectors]),
         {f.qualified_name: _stacked([v.columns[f.qualified_name] for v in vectors]) for f in features},
         {0: np.array([p[0].next_offset if 0 in p else 0 for p in applied])},
+        np.array(asked.read_at_us),
     )
-    return verify_group(group, features, log.read(group.source), served)
 
 
 def _stacked(columns: Sequence[FeatureColumn]) -> FeatureColumn:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from streamfti.clock import SystemClock
 from streamfti.definitions.catalog import Catalog
 from streamfti.errors import StreamFTIError
 from streamfti.feature_pipeline.producer import EventProducer
@@ -115,6 +116,8 @@ class Asked:
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The schedule event of each prediction."""
     answers: list[Predictions] = field(default_factory=list)
+    read_at_us: list[int] = field(default_factory=list)
+    """The wall clock when each answer came."""
     predict_s: list[float] = field(default_factory=list)
     freshness_s: list[float] = field(default_factory=list)
     """From before an event is sent until an independent reader finds it applied; the last of several sent at once."""
@@ -155,3 +158,4 @@ def ask_through(
         asked.predict_s.append(time.perf_counter() - began)
         asked.rows.append(row)
         asked.answers.append(answer)
+        asked.read_at_us.append(SystemClock().now_us())

@@ -37,6 +37,7 @@ def point_in_time(
     query_time_us: NDArray[np.int64],
     *,
     head_us: NDArray[np.int64] | None = None,
+    also_by: Sequence[str] = (),
 ) -> dict[str, FeatureColumn]:
     """Return features of n entities as of n query times, by qualified name, in the order of the queries.
 
@@ -48,8 +49,10 @@ def point_in_time(
         query_time_us: int64[n]; an event at exactly the query time does not count.
         head_us: int64[n], where the windows end instead, while their tails still follow the query times: what a
             read without `as_of` sees, to which every applied event counts at once.
+        also_by: columns of both frames that make entities of one key different ones, such as which read of it is
+            meant.
     """
-    index = EventIndex.of(group, events, keys)
+    index = EventIndex.of(group, events, keys, also_by)
     windows: dict[Window, tuple[AnyArray, AnyArray]] = {}
     states: dict[tuple[Window, str], State] = {}
     trees: dict[str, _MergeTree] = {}
@@ -88,9 +91,11 @@ class EventIndex:
         self._order = events.entity * self._slots + ranks
 
     @classmethod
-    def of(cls, group: FeatureGroup, events: pl.DataFrame, keys: pl.DataFrame) -> EventIndex:
-        """Number the entities of the queries and keep only their events."""
-        names = list(group.entity)
+    def of(
+        cls, group: FeatureGroup, events: pl.DataFrame, keys: pl.DataFrame, also_by: Sequence[str] = ()
+    ) -> EventIndex:
+        """Number the entities of the queries and keep only their events; `also_by` as in `point_in_time`."""
+        names = [*group.entity, *also_by]
         wanted = keys.select(names)
         numbered = wanted.unique(maintain_order=True).drop_nulls().with_row_index(_ENTITY)
         entity = wanted.join(numbered, on=names, how="left", maintain_order="left")[_ENTITY]

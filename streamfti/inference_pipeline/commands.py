@@ -19,12 +19,12 @@ from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.dtypes import DType
 from streamfti.errors import InvalidRequest, ServingError, did_you_mean
 from streamfti.inference_pipeline.client import InferenceClient
-from streamfti.inference_pipeline.feature_reader import check_stored_meaning
 from streamfti.inference_pipeline.metrics import ServingMetrics
 from streamfti.inference_pipeline.routes import Routes
 from streamfti.inference_pipeline.server import InferenceServer, StopSignals
 from streamfti.inference_pipeline.tables import FeatureVectors, Predictions, RequestField, Scalar
 from streamfti.settings import Settings, settings_options
+from streamfti.stores.online.meaning import check_stored_meaning
 from streamfti.stores.online.redis_store import OnlineReader
 from streamfti.stores.registry.filesystem import ModelRegistry
 

@@ -5,8 +5,7 @@ Not here: any maths of features (`compute.window_reader`), any judgement of fiel
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +18,17 @@ from streamfti.compute.layout import RecordLayout
 from streamfti.compute.values import FeatureMatrix
 from streamfti.compute.window_reader import WindowReader
 from streamfti.definitions.aggregations import Feature
-from streamfti.definitions.fingerprint import group_fingerprint
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.services import FeatureService
-from streamfti.errors import FingerprintMismatch, InvalidRequest
+from streamfti.errors import InvalidRequest
 from streamfti.inference_pipeline.request_contract import QueryTime
 from streamfti.inference_pipeline.tables import GroupProgress, InputTable
-from streamfti.stores.online.keys import meta_key, progress_key, record_prefix
+from streamfti.stores.online.keys import record_prefix
 from streamfti.stores.online.progress import Progress
+from streamfti.stores.online.record_reader import RecordReader
 from streamfti.stores.online.redis_store import OnlineReader
 
-__all__ = ["FeatureReader", "ReadPlan", "StoredFeatures", "check_stored_meaning"]
-
-_FIRST_PARTITIONS = 32  # a key that is not there costs the store about a microsecond
+__all__ = ["FeatureReader", "ReadPlan", "StoredFeatures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +96,7 @@ class FeatureReader:
 
     def __init__(self, service: FeatureService, online: OnlineReader) -> None:
         self._plan = ReadPlan.of(service)
-        self._online = online
-        self._progress_keys = self._keys_of(_FIRST_PARTITIONS)
+        self._records = RecordReader(self._plan.groups, online)
         self.order = self._plan.order
         self.columns = self._plan.windows.columns
 
@@ -132,29 +128,17 @@ class FeatureReader:
     def _fetch(
         self, keys: Sequence[bytes | None], *, with_progress: bool
     ) -> tuple[list[bytes | None], tuple[GroupProgress, ...]]:
-        """Read the records of keys, each once, and if asked for the progress of each group, in one MGET.
-
-        How many partitions a source has is not known here. The keys of the first 32 are read; whenever one of the
-        upper half is there, twice as many are, from then on. So every partition is found, unless events have only
-        come from some beyond the 32nd and from none in between.
-        """
-        progress_keys = self._progress_keys if with_progress else ()
+        """Read the records of keys, each once, and if asked for the progress of each group, in one MGET."""
         distinct = [key for key in dict.fromkeys(keys) if key is not None]
-        found = self._online.read([*distinct, *progress_keys])
-        stored = dict(zip(distinct, found, strict=False))
-        records = [None if key is None else stored[key] for key in keys]
-        if not progress_keys:
-            return records, ()
-        n_partitions = len(progress_keys) // len(self._plan.groups)
-        progress = tuple(_progress(self._plan.groups, found[len(distinct) :], n_partitions))
-        if any(2 * partition >= n_partitions for group in progress for partition in group.partitions):
-            if len(progress_keys) == len(self._progress_keys):
-                self._progress_keys = self._keys_of(2 * n_partitions)
-            return self._fetch(keys, with_progress=True)
-        return records, progress
-
-    def _keys_of(self, n_partitions: int) -> tuple[bytes, ...]:
-        return tuple(progress_key(group, i) for group in self._plan.groups for i in range(n_partitions))
+        by_group: Sequence[Mapping[int, Progress]] = ()
+        if with_progress:
+            found, by_group = self._records.read_with_progress(distinct)
+        else:
+            found = self._records.read(distinct)
+        stored = dict(zip(distinct, found, strict=True))
+        pairs = zip(self._plan.groups, by_group, strict=False)  # of none, where it was not asked for
+        progress = tuple(GroupProgress(group.name, group.version, partitions) for group, partitions in pairs)
+        return [None if key is None else stored[key] for key in keys], progress
 
     def _refuse_the_past(self, table: InputTable, newest_us: NDArray[np.int64], as_of_us: int) -> None:
         late = np.argwhere((newest_us != 0) & (newest_us >= as_of_us))
@@ -168,31 +152,3 @@ class FeatureReader:
                 f"{group.name!r}, which is at {newest.isoformat()}, got {from_us(as_of_us).isoformat()}"
             )
             raise InvalidRequest(msg, hint="leave as_of out for the values as of now; the past is in the offline log")
-
-
-def _progress(
-    groups: Iterable[FeatureGroup], found: Sequence[bytes | None], n_partitions: int
-) -> Iterator[GroupProgress]:
-    for start, group in zip(range(0, len(found), n_partitions), groups, strict=True):
-        stored = enumerate(found[start : start + n_partitions])
-        partitions = {partition: Progress.load(value) for partition, value in stored if value is not None}
-        yield GroupProgress(group.name, group.version, partitions)
-
-
-def check_stored_meaning(groups: Iterable[FeatureGroup], online: OnlineReader) -> None:
-    """Check that what is stored of each group was written by the same definition; nothing stored is well.
-
-    Raises:
-        FingerprintMismatch: if a group is stored with another meaning.
-        StoreError: if the store cannot be read.
-    """
-    groups = tuple(groups)
-    for group, meta in zip(groups, online.read([meta_key(group) for group in groups]), strict=True):
-        own = group_fingerprint(group)
-        stored = own if meta is None else json.loads(meta)["fingerprint"]
-        if stored != own:
-            msg = (
-                f"feature group {group.name!r} version {group.version} must be read by the definition that wrote it: "
-                f"the online store holds fingerprint {stored}, the definition has {own}"
-            )
-            raise FingerprintMismatch(msg, hint=f"set version={group.version + 1} for the changed group")

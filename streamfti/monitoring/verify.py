@@ -2,54 +2,56 @@
 
 A served value is a function of the events that had been applied when it was read, and the read says which: the
 progress of the group, from the same atomic command as the tiles. So the comparison knows no tolerance for delay: an
-event in flight is left out on both sides, and what differs is a bug.
+event in flight is left out on both sides, and what differs without another explanation is a bug.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamfti.compute.point_in_time import EventIndex, point_in_time
+from streamfti.compute.layout import RecordLayout
 from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.monitoring.recompute import READ, applied_events, coverage, recompute, recompute_over
+from streamfti.monitoring.served_vectors import ServedFeatures
 
-__all__ = ["ServedFeatures", "SkewReport", "SkewRow", "verify_group"]
+__all__ = ["Comparison", "SkewRow", "Verdict", "verify_group"]
 
 RELATIVE_TOLERANCE = 1e-9
 """For floats, whose sums round differently in another order: of the sum of the magnitudes that were added, as what is
 left of a refund beside its payment is nothing but rounding. Integers must be equal."""
 
-_KEPT_ROWS = 20
 
+class Verdict(IntEnum):
+    """What became of one served value."""
 
-@dataclass(frozen=True, slots=True)
-class ServedFeatures:
-    """n reads of one group, as they were answered.
-
-    Attributes:
-        keys: n rows with the columns of the entity key; null where the request named no entity.
-        query_time_us: int64[n].
-        columns: the served features by qualified name, each [n].
-        applied: by partition, int64[n]: the offset after the last event applied when the row was read.
-    """
-
-    keys: pl.DataFrame
-    query_time_us: NDArray[np.int64]
-    columns: Mapping[str, FeatureColumn]
-    applied: Mapping[int, NDArray[np.int64]]
+    EQUAL = 0
+    """It is what the log says."""
+    IN_FLIGHT = 1
+    """It is what the log says of the events applied; some of its entity arrived after the read."""
+    TOO_LATE = 2
+    """It is what is left where the online store does not keep that past: tiles overwritten by newer ones of their
+    ring, or a record that was idle for longer than its retention."""
+    UNLOGGED = 3
+    """It differs, and the log does not hold all events that had been applied; nothing can be said."""
+    VERSION = 4
+    """It was served by another definition, and not compared."""
+    BUG = 5
+    """It differs, and nothing explains it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkewRow:
-    """One value that differs."""
+    """One value that differs without an explanation."""
 
     feature: str
     entity: Mapping[str, object]
@@ -61,41 +63,158 @@ class SkewRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SkewReport:
-    """What a comparison found.
+class Comparison:
+    """What was found of n reads of k features of one group.
 
     Attributes:
-        probes: reads that were compared: one entity of the group at one time.
-        values: feature values that were compared.
-        in_flight: probes for which the log holds events before the query time that had not been applied yet, or
-            events at or after it that had; each was compared over just the events applied.
-        skew_rows: probes with at least one value that differs.
-        examples: the first of the values that differ.
+        served: the reads.
+        recomputed: the features by qualified name, each [n]: what the log says.
+        verdicts: by qualified name, uint8[n] of `Verdict`.
     """
 
-    probes: int
-    values: int
-    in_flight: int
-    skew_rows: int
-    examples: Sequence[SkewRow]
+    served: ServedFeatures
+    recomputed: Mapping[str, FeatureColumn]
+    verdicts: Mapping[str, NDArray[np.uint8]]
+
+    @property
+    def probes(self) -> int:
+        """The number of reads."""
+        return len(self.served)
+
+    @property
+    def values(self) -> int:
+        """The number of values."""
+        return sum(map(len, self.verdicts.values()))
+
+    @property
+    def skew_rows(self) -> int:
+        """Reads with at least one BUG."""
+        return self._rows_with(Verdict.BUG)
+
+    @property
+    def in_flight(self) -> int:
+        """Reads with at least one value that was IN_FLIGHT."""
+        return self._rows_with(Verdict.IN_FLIGHT)
+
+    def _rows_with(self, verdict: Verdict) -> int:
+        found = [verdicts == verdict for verdicts in self.verdicts.values()]
+        return int(np.logical_or.reduce(found).sum()) if found else 0
+
+    def counts(self) -> dict[str, dict[Verdict, int]]:
+        """Return, by feature, how many values have each verdict; only those that occur."""
+        counted = {name: np.bincount(v, minlength=len(Verdict)).tolist() for name, v in self.verdicts.items()}
+        return {name: {Verdict(i): n for i, n in enumerate(ns) if n} for name, ns in counted.items()}
+
+    def bugs(self) -> Iterator[SkewRow]:
+        """Iterate over the values that differ, feature by feature."""
+        for name, verdicts in self.verdicts.items():
+            ours, theirs = self.served.columns[name], self.recomputed[name]
+            for row in np.flatnonzero(verdicts == Verdict.BUG).tolist():
+                yield SkewRow(
+                    name,
+                    self.served.keys.row(row, named=True),
+                    int(self.served.query_time_us[row]),
+                    ours.values[row].item(),
+                    theirs.values[row].item(),
+                    int(ours.status[row]),
+                    int(theirs.status[row]),
+                )
 
 
 def verify_group(
-    group: FeatureGroup, features: Sequence[Feature], events: pl.DataFrame, served: ServedFeatures
-) -> SkewReport:
+    group: FeatureGroup,
+    features: Sequence[Feature],
+    events: pl.DataFrame,
+    served: ServedFeatures,
+    *,
+    log_positions: Mapping[int, int] | None = None,
+    stored_since_us: int | None = None,
+) -> Comparison:
     """Compare what was served with what the log says.
 
     Args:
         group: the features' group.
         features: which of its features were served.
-        events: event frame of the group's source: the whole log, later events too.
+        events: event frame of the group's source: of the entities of the reads, all that the log holds.
         served: the reads.
+        log_positions: by partition, how far the log reaches; by default, as far as anything that was read.
+        stored_since_us: no record of the group was written before; so it cannot have expired within the retention
+            from then on.
     """
-    unlike = _applied_otherwise(group, events, served)
-    recomputed = _recompute(group, features, events, served, unlike)
-    summed = [feature for feature in features if _sums_floats(feature)]
-    magnitudes = _recompute(group, summed, _magnitudes(summed, events), served, unlike)
-    return _compare(features, served, recomputed, magnitudes, int(unlike.sum()))
+    covered = coverage(group, events, served)
+    recomputed = recompute(group, features, events, served, covered)
+    verdicts = {f.qualified_name: np.full(len(served), Verdict.EQUAL, np.uint8) for f in features}
+    differing: dict[str, NDArray[np.int64]] = {}
+    for feature in features:
+        name = feature.qualified_name
+        verdicts[name][covered.lacking] = Verdict.IN_FLIGHT
+        differs = ~_alike(served.columns[name], recomputed[name])
+        if served.is_comparable is not None:
+            verdicts[name][~served.is_comparable] = Verdict.VERSION
+            differs &= served.is_comparable
+        differing[name] = np.flatnonzero(differs)
+    judge = _Judge(group, events, served, _unlogged(served, log_positions), stored_since_us)
+    for feature in features:
+        name = feature.qualified_name
+        if len(differing[name]):
+            judge.explain(feature, differing[name], recomputed[name], verdicts[name])
+    return Comparison(served, recomputed, verdicts)
+
+
+def _unlogged(served: ServedFeatures, log_positions: Mapping[int, int] | None) -> NDArray[np.bool_]:
+    """Return bool[n]: where events had been applied that the log does not hold yet."""
+    unlogged = np.zeros(len(served), np.bool_)
+    if log_positions is not None:
+        for partition, offsets in served.applied.items():
+            unlogged |= offsets > log_positions.get(partition, 0)
+    return unlogged
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Looks for what explains values that differ; there are few of them, or something is broken."""
+
+    group: FeatureGroup
+    events: pl.DataFrame
+    served: ServedFeatures
+    unlogged: NDArray[np.bool_]
+    stored_since_us: int | None
+
+    def explain(
+        self, feature: Feature, rows: NDArray[np.int64], recomputed: FeatureColumn, verdicts: NDArray[np.uint8]
+    ) -> None:
+        """Set the verdicts of some rows, in place; one that nothing explains is a BUG."""
+        ours = self.served.columns[feature.qualified_name]
+        for some, applied, keys in applied_events(self.group, self.events, self.served, rows):
+            rounded = np.zeros(len(some), np.bool_)
+            if _sums_floats(feature):
+                scale = self._over(feature, some, _magnitudes(feature, applied), keys).values
+                rounded = _alike(_taken(ours, some), _taken(recomputed, some), scale)
+            kept = self._over(feature, some, _kept_tiles(self.group, feature, applied), keys)
+            too_late = _alike(_taken(ours, some), kept)
+            nothing = self._over(feature, some, applied.clear(), keys)
+            too_late |= _alike(_taken(ours, some), nothing) & self._may_have_expired(some, applied, keys)
+            found = np.where(too_late, Verdict.TOO_LATE, Verdict.BUG)
+            found = np.where(self.unlogged[some], Verdict.UNLOGGED, found)
+            verdicts[some] = np.where(rounded, verdicts[some], found)
+
+    def _over(
+        self, feature: Feature, rows: NDArray[np.int64], events: pl.DataFrame, keys: pl.DataFrame
+    ) -> FeatureColumn:
+        found = recompute_over(self.group, [feature], events, keys, self.served.query_time_us[rows])
+        return found[feature.qualified_name]
+
+    def _may_have_expired(
+        self, rows: NDArray[np.int64], applied: pl.DataFrame, keys: pl.DataFrame
+    ) -> NDArray[np.bool_]:
+        """Return bool[m]: where the entity's last event, and the group, had been stored for the retention."""
+        if self.served.read_at_us is None:
+            return np.zeros(len(rows), np.bool_)
+        taken_us = pl.max_horizontal("_ingest_time_us", pl.col(self.group.source.schema.event_time).to_physical())
+        newest = applied.group_by(READ).agg(taken_us.max().alias("_newest_us"))
+        newest_us = keys.join(newest, on=READ, how="left", maintain_order="left")["_newest_us"].fill_null(0).to_numpy()
+        since_us = np.maximum(newest_us, self.stored_since_us or 0)
+        return np.asarray(self.served.read_at_us[rows] - since_us >= self.group.retention_us)
 
 
 def _sums_floats(feature: Feature) -> bool:
@@ -103,112 +222,29 @@ def _sums_floats(feature: Feature) -> bool:
     return feature.aggregation.kind in {"sum", "mean"} and field is not None and field.type.dtype is DType.FLOAT64
 
 
-def _magnitudes(features: Sequence[Feature], events: pl.DataFrame) -> pl.DataFrame:
-    """Return the events without the signs of what the features aggregate."""
-    names = {f.aggregation.field.name for f in features if f.aggregation.field is not None}
-    return events.with_columns(pl.col(name).abs() for name in names)
+def _magnitudes(feature: Feature, events: pl.DataFrame) -> pl.DataFrame:
+    """Return the events without the signs of what the feature aggregates."""
+    field = feature.aggregation.field
+    return events if field is None else events.with_columns(pl.col(field.name).abs())
 
 
-def _applied_otherwise(group: FeatureGroup, events: pl.DataFrame, served: ServedFeatures) -> NDArray[np.bool_]:
-    """Return bool[n]: where the events applied are not just those of the entity before the query time.
-
-    For each partition, whose offsets are ranked from 1 on: the running maximum of the ranks up to the query time must
-    have been applied, the minimum of those after it must not. Both run within an entity, which is the higher digit.
-    """
-    index = EventIndex.of(group, events, served.keys)
-    sorted_events, n = index.events, len(index.events)
-    at = index.first_not_before(served.query_time_us)
-    partition, offset = sorted_events.position >> 48, sorted_events.position & ((1 << 48) - 1)
-    unlike = np.zeros(len(at), np.bool_)
-    for number, next_offset in _all_partitions(partition, served).items():
-        mine = partition == number
-        offsets = np.sort(offset[mine])
-        rank, applied = np.searchsorted(offsets, offset) + 1, np.searchsorted(offsets, next_offset)
-        base, own = sorted_events.entity * (n + 2), index.entity * (n + 2)
-        before = np.maximum.accumulate(np.where(mine, base + rank, base))
-        after = np.minimum.accumulate(np.where(mine, base + rank, base + n + 1)[::-1])[::-1]
-        newest = np.where(at > 0, before[at - 1], -1) - own
-        oldest_later = np.where(at < n, after[np.minimum(at, n - 1)], own + n + 1) - own
-        unlike |= (newest > applied) | (oldest_later <= applied)
-    return unlike & index.has_entity
+def _kept_tiles(group: FeatureGroup, feature: Feature, applied: pl.DataFrame) -> pl.DataFrame:
+    """Return the events whose tile is the newest of its slot: the others were overwritten, or came too late."""
+    ring = RecordLayout.of(group).ring_of(feature)
+    tile = pl.col(group.source.schema.event_time).to_physical() // ring.hop_us
+    return applied.filter(tile == tile.max().over([READ, tile % ring.n_slots]))
 
 
-def _all_partitions(partition: NDArray[np.int64], served: ServedFeatures) -> dict[int, NDArray[np.int64]]:
-    """Return the applied offsets of every partition in the log; one that no read had seen had applied nothing."""
-    nothing = np.zeros(len(served.query_time_us), np.int64)
-    return {int(p): served.applied.get(int(p), nothing) for p in np.unique(partition)}
+def _taken(column: FeatureColumn, rows: NDArray[np.int64]) -> FeatureColumn:
+    return FeatureColumn(column.values[rows], column.status[rows])
 
 
-def _recompute(
-    group: FeatureGroup,
-    features: Sequence[Feature],
-    events: pl.DataFrame,
-    served: ServedFeatures,
-    unlike: NDArray[np.bool_],
-) -> dict[str, FeatureColumn]:
-    """Return the features of all reads; where `unlike`, over just the events that had been applied."""
-    if not features:
-        return {}
-    recomputed = point_in_time(group, features, events, served.keys, served.query_time_us)
-    theirs = events.join(served.keys.filter(pl.Series(unlike)), on=list(group.entity), how="semi")
-    for row in np.flatnonzero(unlike).tolist():
-        _recompute_row(group, features, theirs, served, row, recomputed)
-    return recomputed
-
-
-def _recompute_row(
-    group: FeatureGroup,
-    features: Sequence[Feature],
-    events: pl.DataFrame,
-    served: ServedFeatures,
-    row: int,
-    recomputed: dict[str, FeatureColumn],
-) -> None:
-    """Recompute one read over just the events that had been applied; every one of them counts."""
-    applied = [
-        (pl.col("_partition") == number) & (pl.col("_offset") < int(next_offset[row]))
-        for number, next_offset in served.applied.items()
-    ]
-    seen = events.filter(pl.any_horizontal(applied)) if applied else events.clear()
-    everything = np.array([np.iinfo(np.int64).max])
-    key, query = served.keys[row], served.query_time_us[row : row + 1]
-    for name, column in point_in_time(group, features, seen, key, query, head_us=everything).items():
-        recomputed[name].values[row] = column.values[0]
-        recomputed[name].status[row] = column.status[0]
-
-
-def _compare(
-    features: Sequence[Feature],
-    served: ServedFeatures,
-    recomputed: Mapping[str, FeatureColumn],
-    magnitudes: Mapping[str, FeatureColumn],
-    in_flight: int,
-) -> SkewReport:
-    n = len(served.query_time_us)
-    skewed = np.zeros(n, np.bool_)
-    examples: list[SkewRow] = []
-    for feature in features:
-        ours, theirs = served.columns[feature.qualified_name], recomputed[feature.qualified_name]
-        scale = magnitudes.get(feature.qualified_name, theirs).values
-        differs = (ours.status != theirs.status) | ~_equal(ours.values, theirs.values, scale)
-        skewed |= differs
-        examples += [
-            SkewRow(
-                feature.qualified_name,
-                served.keys.row(row, named=True),
-                int(served.query_time_us[row]),
-                float(ours.values[row]),
-                float(theirs.values[row]),
-                int(ours.status[row]),
-                int(theirs.status[row]),
-            )
-            for row in np.flatnonzero(differs)[: _KEPT_ROWS - len(examples)].tolist()
-        ]
-    return SkewReport(n, n * len(features), in_flight, int(skewed.sum()), examples)
-
-
-def _equal(left: NDArray[Any], right: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.bool_]:
-    if left.dtype.kind == "i" and right.dtype.kind == "i":
-        return np.asarray(left == right)
-    atol = RELATIVE_TOLERANCE * np.where(np.isfinite(scale), np.abs(scale), 0.0)
-    return np.asarray(np.isclose(left, right, rtol=RELATIVE_TOLERANCE, atol=atol, equal_nan=True))
+def _alike(left: FeatureColumn, right: FeatureColumn, scale: NDArray[Any] | None = None) -> NDArray[np.bool_]:
+    """Return bool[n]: equal statuses, and values equal up to the rounding of sums; of `scale`, where it is given."""
+    if left.values.dtype.kind == "f" or right.values.dtype.kind == "f":
+        of = right.values if scale is None else scale
+        atol = RELATIVE_TOLERANCE * np.where(np.isfinite(of), np.abs(of), 0.0)
+        same = np.isclose(left.values, right.values, rtol=RELATIVE_TOLERANCE, atol=atol, equal_nan=True)
+    else:
+        same = left.values == right.values
+    return np.asarray(same & (left.status == right.status))

@@ -29,12 +29,12 @@ from streamfti.errors import (
     StreamFTIError,
 )
 from streamfti.inference_pipeline.client import InferenceClient
-from streamfti.inference_pipeline.feature_reader import check_stored_meaning
 from streamfti.inference_pipeline.metrics import ServingMetrics
 from streamfti.inference_pipeline.request_contract import MAX_ROWS
 from streamfti.inference_pipeline.routes import Routes
 from streamfti.inference_pipeline.server import InferenceServer
 from streamfti.stores.online.keys import record_key
+from streamfti.stores.online.meaning import check_stored_meaning
 from streamfti.stores.online.redis_store import OnlineReader
 from tests.integration.conftest import (  # pytest has loaded it under this name before it loads a test
     DEFINITIONS,

@@ -14,7 +14,8 @@ import streamfti as fti
 from streamfti.clock import from_us, to_us
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.dtypes import DType
-from streamfti.monitoring.verify import ServedFeatures, SkewReport, verify_group
+from streamfti.monitoring.served_vectors import ServedFeatures
+from streamfti.monitoring.verify import Comparison, verify_group
 from streamfti.testing.event_frames import event_frame
 from streamfti.testing.naive import PlacedEvent, naive_feature
 
@@ -116,16 +117,16 @@ def counts(placed_event: PlacedEvent, key: Mapping[str, object], query_us: int) 
     return values["card"] == key["card"] and values["shop"] == key["shop"] and to_us(values["at"]) >= tail_us
 
 
-def verified(events: Sequence[PlacedEvent], answers: ServedFeatures) -> SkewReport:
+def verified(events: Sequence[PlacedEvent], answers: ServedFeatures) -> Comparison:
     return verify_group(SPEND, SPEND.features, event_frame(SOURCE.schema, events), answers)
 
 
-def is_otherwise(events: Sequence[PlacedEvent], query: Query) -> bool:
-    """Return whether what had been applied of an entity is not just what is before the query time."""
+def lacks_events(events: Sequence[PlacedEvent], query: Query) -> bool:
+    """Return whether an event of the entity before the query time had not been applied."""
     card, shop, query_us, applied = query
     own = [e for e in events if (e.event.values()["card"], e.event.values()["shop"]) == (card, shop)]
     return card is not None and any(
-        (to_us(e.event.values()["at"]) < query_us) != (e.offset < applied.get(e.partition, 0)) for e in own
+        to_us(e.event.values()["at"]) < query_us and e.offset >= applied.get(e.partition, 0) for e in own
     )
 
 
@@ -138,14 +139,15 @@ def test_reads_of_any_part_of_the_events_are_right_and_one_wrong_answer_is_found
     asked = queries(rng, 60, events, n_seen)
     answers = served(events, asked)
     report = verified(events, answers)
-    assert report.examples == []
+    assert list(report.bugs()) == []
     assert (report.probes, report.values, report.skew_rows) == (60, 60 * len(SPEND.features), 0)
-    assert report.in_flight == sum(is_otherwise(events, query) for query in asked)
+    assert report.in_flight == sum(lacks_events(events, query) for query in asked)
     row, column = int(rng.integers(60)), answers.columns["Spend.cents_1h"]
     column.values[row] += 1
     found = verified(events, answers)
-    assert (found.skew_rows, found.examples[0].feature) == (1, "Spend.cents_1h")
-    assert found.examples[0].served == found.examples[0].recomputed + 1
+    (bug,) = found.bugs()
+    assert (found.skew_rows, bug.feature) == (1, "Spend.cents_1h")
+    assert (bug.served, bug.recomputed) == (column.values[row], column.values[row] - 1)
 
 
 def test_event_that_was_lost_and_one_that_was_counted_twice_are_found() -> None:

@@ -71,6 +71,8 @@ def register_group(url: str, group: FeatureGroup, record_bytes: int) -> bool:
     meaning: dict[str, Any] = {"fingerprint": group_fingerprint(group), "record_bytes": record_bytes}
     client = _client(url, _TIMEOUT_S)
     with _translated(url):
+        seconds, us = client.time()
+        meaning["registered_at_us"] = seconds * 1_000_000 + us
         is_new = bool(client.set(meta_key(group), json.dumps(meaning), nx=True))
         found: Any = client.get(meta_key(group))
         stored: dict[str, Any] = json.loads(found or b"{}")
