@@ -14,6 +14,7 @@ from streamfti.definitions.aggregations import count, last, max, mean, min, sum 
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.decimals import Decimal
 from streamfti.definitions.events import Event, EventTime
+from streamfti.definitions.expressions import when
 from streamfti.definitions.groups import FeatureGroup, feature_group
 from streamfti.definitions.models import Model, label, model
 from streamfti.definitions.services import FeatureService, request
@@ -45,6 +46,7 @@ __all__ = [
     "model",
     "request",
     "sum",
+    "when",
 ]
 
 

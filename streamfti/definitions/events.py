@@ -17,9 +17,10 @@ from typing import Annotated, Any, ClassVar, dataclass_transform, get_args, get_
 from streamfti.clock import to_us
 from streamfti.definitions.decimals import Decimal, exact_unscaled, from_unscaled
 from streamfti.definitions.dtypes import DType, ValueType
+from streamfti.definitions.expressions import Field
 from streamfti.errors import ContractError, DefinitionError, did_you_mean
 
-__all__ = ["Comparison", "Event", "EventSchema", "EventTime", "Field", "event_schema"]
+__all__ = ["Event", "EventSchema", "EventTime", "Field", "event_schema"]
 
 
 class _EventTimeMark:
@@ -36,72 +37,6 @@ _DTYPES: dict[object, DType] = {
     bool: DType.BOOL,
     datetime: DType.DATETIME,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A condition on one field, such as `Departure.delay_minutes >= 15`; null compares as null.
-
-    Raises:
-        DefinitionError: if the constant is not of the field's kind.
-    """
-
-    field: Field
-    operator: typing.Literal["<", "<=", ">", ">=", "=="]
-    constant: bool | float | str
-
-    def __post_init__(self) -> None:
-        is_text = isinstance(self.constant, str)
-        comparable = self.field.type.dtype is DType.STRING if is_text else self.field.type.dtype.is_numeric
-        if not comparable:
-            msg = f"{self.field} is {self.field.type} and must be compared with one, got {self.constant!r}"
-            raise DefinitionError(msg)
-
-    def __bool__(self) -> bool:
-        msg = f"a condition on {self.field} is true or false for an event, not by itself"
-        raise DefinitionError(msg, hint="a < field < b is two conditions in Python; write one")
-
-
-@dataclass(frozen=True, eq=False)
-class Field:
-    """A field of an event class, as `Transaction.amount` names it.
-
-    Comparing it with a constant builds a `Comparison`; with another field, says whether both are the same.
-    """
-
-    event: str
-    name: str
-    type: ValueType
-
-    def same_as(self, other: Field) -> bool:
-        """Return whether both name the same field, of one type, of the same event class."""
-        return (self.event, self.name, self.type) == (other.event, other.name, other.type)
-
-    def __ge__(self, constant: float) -> Comparison:
-        return Comparison(self, ">=", constant)
-
-    def __gt__(self, constant: float) -> Comparison:
-        return Comparison(self, ">", constant)
-
-    def __le__(self, constant: float) -> Comparison:
-        return Comparison(self, "<=", constant)
-
-    def __lt__(self, constant: float) -> Comparison:
-        return Comparison(self, "<", constant)
-
-    def __eq__(self, constant: object) -> Comparison | bool:  # type: ignore[override]  # builds a condition
-        if isinstance(constant, Field):
-            return self.same_as(constant)
-        if not isinstance(constant, bool | int | float | str):
-            msg = f"{self} can be compared with a constant, got {constant!r}"
-            raise DefinitionError(msg)
-        return Comparison(self, "==", constant)
-
-    def __hash__(self) -> int:
-        return hash((self.event, self.name))
-
-    def __str__(self) -> str:
-        return f"{self.event}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.durations import Duration, duration_us
-from streamfti.definitions.events import Comparison, Field
+from streamfti.definitions.expressions import Expression, Field
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import DefinitionError
@@ -20,19 +20,19 @@ Task = Literal["binary", "regression"]
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What came true: a field of a later event, or a condition on one, found by a shared key."""
+    """What came true: a number or a condition made of the fields of a later event, found by a shared key."""
 
     source: KafkaSource
-    value: Field | Comparison
+    value: Expression
     on: str
     """The field that the spine event and the label event share."""
     within_us: int
     """The label event counts if its event time is in `[spine time, spine time + within)`."""
 
     @property
-    def field(self) -> Field:
-        """The field that the label is read from."""
-        return self.value.field if isinstance(self.value, Comparison) else self.value
+    def fields(self) -> tuple[Field, ...]:
+        """The fields that the label is read from, each once."""
+        return self.value.fields
 
 
 def label(value: object, *, source: KafkaSource, on: str, within: Duration) -> Label:
@@ -44,14 +44,15 @@ def label(value: object, *, source: KafkaSource, on: str, within: Duration) -> L
     Raises:
         DefinitionError: if the value is not of the source's events or is not a number.
     """
-    if not isinstance(value, Field | Comparison):
-        msg = f"a label must be a field of {source.schema.name} or a comparison of one, got {value!r}"
+    if not isinstance(value, Expression):
+        msg = f"a label must be a field of {source.schema.name} or an expression of its fields, got {value!r}"
         raise DefinitionError(msg)
     built = Label(source, value, on, duration_us(within, subject="within of a label"))
-    if not built.field.same_as(source.schema.field(built.field.name)):
-        msg = f"a label from source {source.name!r} must use a field of {source.schema.name}, got {built.field}"
-        raise DefinitionError(msg)
-    if isinstance(value, Field) and not value.type.dtype.is_numeric:
+    for field in built.fields:
+        if not field.same_as(source.schema.field(field.name)):
+            msg = f"a label from source {source.name!r} must use fields of {source.schema.name}, got {field}"
+            raise DefinitionError(msg)
+    if not value.type.dtype.is_numeric:
         msg = f"a label must be a number or a condition, got {value}, which is {value.type}"
         raise DefinitionError(msg, hint="compare it with a constant to get a condition")
     source.schema.field(on)
@@ -87,11 +88,10 @@ class Model:
             types = f"{shared.type} and {outcome.type}"
             msg = f"{shared} and {outcome}, by which labels are found, must have one type, got {types}"
             raise DefinitionError(msg)
-        if self.task == "binary" and isinstance(self.label.value, Field):
-            dtype = self.label.value.type.dtype
-            if dtype is not DType.BOOL:
-                msg = f"the label of binary model {self.name!r} must be a condition or a bool, got {dtype.value}"
-                raise DefinitionError(msg, hint="compare the field with a constant")
+        dtype = self.label.value.type.dtype
+        if self.task == "binary" and dtype is not DType.BOOL:
+            msg = f"the label of binary model {self.name!r} must be a condition or a bool, got {dtype.value}"
+            raise DefinitionError(msg, hint="compare it with a constant")
 
 
 def model(

@@ -195,6 +195,6 @@ def _model(model: Model) -> ModelPlan:
         task=model.task,
         service=model.features.name,
         spine=model.spine.name,
-        label=str(model.label.field),
+        label=str(model.label.value),
         label_source=model.label.source.name,
     )

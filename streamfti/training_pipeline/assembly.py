@@ -16,7 +16,6 @@ from streamfti.compute.decimals import as_float64
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.vectorize import InputPlan, model_input
 from streamfti.definitions.dtypes import DType
-from streamfti.definitions.events import Comparison
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.models import Model
 from streamfti.definitions.services import FeatureService
@@ -178,11 +177,9 @@ def _origin(
     model: Model, spine: LabelledSpine, reader: _PinnedLog, start: datetime | None, end: datetime
 ) -> dict[str, Any]:
     label = model.label
-    value = label.value
-    condition = f" {value.operator} {value.constant!r}" if isinstance(value, Comparison) else ""
     return {
         "spine": model.spine.name,
-        "label": f"{label.field}{condition}",
+        "label": str(label.value),
         "label_source": label.source.name,
         "label_on": label.on,
         "label_within_us": label.within_us,

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamfti.compute.conditions import evaluate
+from streamfti.compute.expressions import evaluate
 from streamfti.definitions.models import Label, Model
 
 __all__ = ["LabelledSpine", "join_labels"]

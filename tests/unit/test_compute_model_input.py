@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import numpy as np
-import polars as pl
-import pytest
 from numpy.typing import NDArray
 
 import streamfti as fti
-from streamfti.compute.conditions import evaluate
 from streamfti.compute.vectorize import InputPlan, model_input
-from streamfti.definitions.events import Comparison
 
 
 class Flight(fti.Event):
@@ -71,34 +66,3 @@ def test_booleans_are_zero_and_one() -> None:
 def test_no_rows_are_empty_tensors() -> None:
     built = model_input(InputPlan.of(service), {name: column[:0] for name, column in columns().items()})
     assert (built.numeric.shape, built.categories.shape) == ((0, 2), (0, 2))
-
-
-AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-FRAME = pl.DataFrame(
-    {"carrier": ["AA", "B6", "AA"], "delay": [20, 15, None], "late": [True, None, False], "at": [AT] * 3}
-)
-
-
-@pytest.mark.parametrize(
-    ("operator", "expected"),
-    [
-        ("<", [False, False, None]), ("<=", [False, True, None]), (">", [True, False, None]),
-        (">=", [True, True, None]), ("==", [False, True, None]),
-    ],
-)  # fmt: skip
-def test_conditions_are_null_where_the_field_is(operator: Any, expected: list[bool | None]) -> None:  # noqa: ANN401  # a literal
-    field = flights.schema.field("delay")
-    assert evaluate(Comparison(field, operator, 15), FRAME).to_list() == expected
-
-
-def test_a_field_is_its_own_value() -> None:
-    assert evaluate(flights.schema.field("late"), FRAME).to_list() == [True, None, False]
-
-
-def test_conditions_compare_strings_and_booleans_too() -> None:
-    assert evaluate(Comparison(flights.schema.field("carrier"), "==", "AA"), FRAME).to_list() == [True, False, True]
-    assert evaluate(Comparison(flights.schema.field("late"), "==", constant=True), FRAME).to_list() == [
-        True,
-        None,
-        False,
-    ]

@@ -7,7 +7,7 @@ import pytest
 
 import streamfti as fti
 from streamfti.definitions.dtypes import DType, ValueType
-from streamfti.definitions.events import Comparison, Field, event_schema
+from streamfti.definitions.events import Field, event_schema
 from streamfti.errors import ContractError, DefinitionError
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -88,24 +88,6 @@ def test_an_unknown_attribute_of_the_class_offers_the_nearest() -> None:
 @pytest.mark.parametrize("dunder", ["__wrapped__", "_private"])
 def test_attributes_that_python_asks_for_are_not_fields(dunder: str) -> None:
     assert not hasattr(Payment, dunder)
-
-
-def test_a_comparison_of_a_field_is_a_condition() -> None:
-    cents = field_of(Payment.cents)
-    assert [(cents < 1), (cents <= 1), (cents > 1), (cents >= 1), (cents == 1)] == [
-        Comparison(cents, operator, 1) for operator in ("<", "<=", ">", ">=", "==")
-    ]
-
-
-def test_a_field_is_compared_with_constants_only() -> None:
-    with pytest.raises(DefinitionError, match=r"Payment.cents can be compared with a constant, got"):
-        _ = field_of(Payment.cents) == [1]
-
-
-def test_a_condition_has_no_truth_of_its_own() -> None:
-    """`1 < field < 5` would drop its first half without a word."""
-    with pytest.raises(DefinitionError, match=r"Payment.cents"):
-        bool(field_of(Payment.cents) > 1)
 
 
 def test_the_same_definitions_are_equal_whatever_their_fields_objects() -> None:

@@ -68,7 +68,7 @@ def test_a_function_becomes_a_model() -> None:
     model = model_of(label_of(Chargeback.cents > 0))
     assert (model.name, model.task, model.doc, model.train(3)) == ("fraud", "binary", "Fit.", 3)
     assert (model.features, model.spine, model.label.within_us) == (service, orders, 60 * 86_400_000_000)
-    assert str(model.label.field) == "Chargeback.cents"
+    assert [str(field) for field in model.label.fields] == ["Chargeback.cents"]
 
 
 def test_a_label_may_be_a_bool_or_a_number() -> None:
@@ -78,7 +78,9 @@ def test_a_label_may_be_a_bool_or_a_number() -> None:
 
 @pytest.mark.parametrize("value", [3, "cents", True])
 def test_a_label_is_a_field_or_a_condition(value: object) -> None:
-    with pytest.raises(DefinitionError, match=r"a label must be a field of Chargeback or a comparison of one, got"):
+    with pytest.raises(
+        DefinitionError, match=r"a label must be a field of Chargeback or an expression of its fields, got"
+    ):
         label_of(value)
 
 
@@ -90,7 +92,7 @@ def test_a_label_is_a_number() -> None:
 
 
 def test_a_label_is_of_its_source() -> None:
-    with pytest.raises(DefinitionError, match=r"'chargebacks' must use a field of Chargeback, got Order\.order_id"):
+    with pytest.raises(DefinitionError, match=r"'chargebacks' must use fields of Chargeback, got Order\.order_id"):
         label_of(Order.order_id)
     with pytest.raises(DefinitionError, match=r"event 'Chargeback' has no field 'amount'"):
         label_of(Order.amount)
