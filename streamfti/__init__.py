@@ -17,15 +17,19 @@ from streamfti.definitions.events import Event, EventTime
 from streamfti.definitions.expressions import when
 from streamfti.definitions.groups import FeatureGroup, feature_group
 from streamfti.definitions.models import Model, label, model
-from streamfti.definitions.services import FeatureService, request
+from streamfti.definitions.on_demand import OnDemandFeature, on_demand, query_time
+from streamfti.definitions.request_features import Request, request
+from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import StreamFTIError
 
 if TYPE_CHECKING:
+    from streamfti.compute.returned_values import Column
     from streamfti.training_pipeline.training_set import TrainingSet
 
 __all__ = [
     "Catalog",
+    "Column",
     "Decimal",
     "Event",
     "EventTime",
@@ -33,6 +37,8 @@ __all__ = [
     "FeatureService",
     "KafkaSource",
     "Model",
+    "OnDemandFeature",
+    "Request",
     "StreamFTIError",
     "TrainingSet",
     "count",
@@ -44,6 +50,8 @@ __all__ = [
     "mean",
     "min",
     "model",
+    "on_demand",
+    "query_time",
     "request",
     "sum",
     "when",
@@ -51,7 +59,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load `TrainingSet` when it is asked for: it needs numpy, which definitions do not."""
+    """Load `Column` and `TrainingSet` when they are asked for: they need numpy, which definitions do not."""
+    if name == "Column":
+        from streamfti.compute.returned_values import Column  # noqa: PLC0415
+
+        return Column
     if name == "TrainingSet":
         from streamfti.training_pipeline.training_set import TrainingSet  # noqa: PLC0415
 

@@ -1,6 +1,7 @@
 """Fingerprints: hashes of what changes a value's meaning, and of nothing else.
 
-Renaming a Python module or rewriting a docstring changes no fingerprint; another hop, default or field type does.
+Renaming a Python module or rewriting a docstring changes no fingerprint; another hop, default or field type does, and
+so does another line in the function of an on-demand feature.
 A model carries the fingerprint of its feature service; a server refuses to serve it with another.
 """
 
@@ -8,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.on_demand import OnDemandFeature, OnDemandInput
+from streamfti.definitions.request_features import RequestFeature
 from streamfti.definitions.services import FeatureService
 
 __all__ = ["group_fingerprint", "group_meaning", "service_fingerprint", "service_meaning"]
@@ -52,13 +56,29 @@ def service_meaning(service: FeatureService) -> Meaning:
     Only the features that it uses: a new feature in a group does not disturb the models on the others.
     """
     groups = {group.name: _group_identity(group) for group in service.groups}
-    inputs: list[Meaning] = []
-    for item in service.inputs:
-        if isinstance(item, Feature):
-            inputs.append({"of": groups[item.group], **_feature_meaning(item)})
-        else:
-            inputs.append({"request": item.name, "dtype": item.dtype.value})
-    return {"service": service.name, "inputs": inputs}
+    meaning: Meaning = {"service": service.name, "inputs": [_input_meaning(item, groups) for item in service.inputs]}
+    if service.on_demand:
+        meaning["on_demand"] = {f.name: _on_demand_meaning(f, groups) for f in service.on_demand}
+    return meaning
+
+
+def _input_meaning(item: OnDemandInput, groups: Mapping[str, Meaning]) -> Meaning:
+    if isinstance(item, Feature):
+        return {"of": groups[item.group], **_feature_meaning(item)}
+    if isinstance(item, RequestFeature):
+        return {"request": item.name, "dtype": item.dtype.value}
+    if isinstance(item, OnDemandFeature):
+        return {"on_demand": item.name}
+    return {"query_time": "s"}
+
+
+def _on_demand_meaning(feature: OnDemandFeature, groups: Mapping[str, Meaning]) -> Meaning:
+    return {
+        "dtype": feature.dtype.value,
+        "default": feature.default,
+        "function": feature.meaning,
+        "inputs": [[parameter, _input_meaning(item, groups)] for parameter, item in feature.inputs],
+    }
 
 
 def _digest(meaning: Meaning) -> str:

@@ -2,71 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 from streamfti.definitions.aggregations import Feature, WindowedAggregation
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Field
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.on_demand import OnDemandFeature, OnDemandInput, evaluation_order
+from streamfti.definitions.request_features import RequestFeature
 from streamfti.errors import DefinitionError, did_you_mean
 
-__all__ = ["FeatureService", "RequestFeature", "request"]
+__all__ = ["FeatureService", "ServiceInput"]
 
-_REQUEST_TYPES: dict[type, DType] = {
-    str: DType.STRING,
-    int: DType.INT64,
-    float: DType.FLOAT64,
-    bool: DType.BOOL,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFeature:
-    """A model input that the caller sends with the request, and that a spine event carries in training."""
-
-    name: str
-    dtype: DType
-
-    @property
-    def qualified_name(self) -> str:
-        """Its name: request features belong to no group."""
-        return self.name
-
-
-def request(name: str, python_type: type) -> RequestFeature:
-    """Declare a request feature of type `str`, `int`, `float` or `bool`.
-
-    A null value is allowed and reaches the model as a missing one (NaN; for strings, the unknown category).
-
-    Raises:
-        DefinitionError: if the type is another.
-    """
-    dtype = _REQUEST_TYPES.get(python_type)
-    if dtype is None:
-        msg = f"request feature {name!r} must be of type str, int, float or bool, got {python_type!r}"
-        raise DefinitionError(msg)
-    return RequestFeature(name, dtype)
+ServiceInput = RequestFeature | Feature | OnDemandFeature
+"""One input of a model."""
 
 
 class FeatureService:
-    """A model's input contract: request features and stored features, in order.
+    """A model's input contract: request features, stored features and on-demand features, in order.
+
+    What an on-demand feature needs is read, or asked for, whether or not it is a member; only members are inputs of
+    the model.
 
     Args:
         name: unique in the catalog.
         members: request features, whole feature groups (all their features, in their order), attributes of groups
-            (`CardSpend.spend`: all its windows) and single features (`CardSpend.spend["24h"]`).
-        groups: the groups that single features belong to; those given whole need not be repeated.
+            (`CardSpend.spend`: all its windows), single features (`CardSpend.spend["24h"]`) and on-demand features.
+        groups: the groups that single features, also those of on-demand features, belong to; those given whole need
+            not be repeated.
+
+    Attributes:
+        name: as given.
+        inputs: the inputs of the model, in order.
+        on_demand: the on-demand features, also those that only others need, each after what it needs itself.
+        stored_features: the features of groups: inputs in their order, then those that on-demand features need.
+        request_features: what comes with the request besides entity keys, in that same order.
+        groups: those of the stored features, in that same order.
 
     Raises:
-        DefinitionError: if a name stands twice, a group of a single feature is not given, or a request feature
-            has the name of an entity key with another type.
+        DefinitionError: if a name stands twice, a group of a single feature is not given, a request feature has the
+            name of an entity key with another type, or an on-demand feature the name of anything else.
     """
 
     def __init__(
         self,
         name: str,
-        members: Iterable[RequestFeature | FeatureGroup | Feature | WindowedAggregation | type],
+        members: Iterable[RequestFeature | FeatureGroup | Feature | WindowedAggregation | OnDemandFeature | type],
         *,
         groups: Iterable[FeatureGroup | type] = (),
     ) -> None:
@@ -74,8 +55,12 @@ class FeatureService:
         members = list(members)
         self.name = name
         known = _by_name(name, [*members, *groups])
-        self.inputs: tuple[RequestFeature | Feature, ...] = tuple(_expanded(name, members))
-        self.groups: tuple[FeatureGroup, ...] = tuple(_used_groups(name, self.inputs, known))
+        self.inputs: tuple[ServiceInput, ...] = tuple(_expanded(name, members))
+        self.on_demand = evaluation_order(i for i in self.inputs if isinstance(i, OnDemandFeature))
+        needed = [*self.inputs, *(i for feature in self.on_demand for _, i in feature.inputs)]
+        self.stored_features = tuple({i.qualified_name: i for i in needed if isinstance(i, Feature)}.values())
+        self.request_features = tuple(dict.fromkeys(i for i in needed if isinstance(i, RequestFeature)))
+        self.groups: tuple[FeatureGroup, ...] = tuple(_used_groups(name, needed, known))
         self._check()
 
     def _check(self) -> None:
@@ -87,12 +72,12 @@ class FeatureService:
             if names.count(name) > 1:
                 msg = f"feature service {self.name!r} must not have the input {name!r} twice"
                 raise DefinitionError(msg)
-        _ = self.request_fields
-
-    @property
-    def request_features(self) -> tuple[RequestFeature, ...]:
-        """The inputs that come with the request, in order."""
-        return tuple(i for i in self.inputs if isinstance(i, RequestFeature))
+        taken = set(self.request_fields)
+        for feature in self.on_demand:
+            if feature.name in taken:
+                msg = f"on-demand feature {feature.name!r} of feature service {self.name!r} must have a name of its own"
+                raise DefinitionError(msg, hint="an entity key, a request feature or another on-demand feature has it")
+            taken.add(feature.name)
 
     @property
     def entity_fields(self) -> dict[str, Field]:
@@ -119,8 +104,8 @@ class FeatureService:
         return fields
 
     def features_of(self, group: FeatureGroup) -> tuple[Feature, ...]:
-        """Return the features of one group that this service uses, in order."""
-        return tuple(i for i in self.inputs if isinstance(i, Feature) and i.group == group.name)
+        """Return the stored features of one group that this service uses, in order."""
+        return tuple(f for f in self.stored_features if f.group == group.name)
 
     def __repr__(self) -> str:
         return f"FeatureService({self.name!r}, {len(self.inputs)} inputs)"
@@ -135,20 +120,21 @@ def _by_name(service: str, definitions: Iterable[object]) -> dict[str, FeatureGr
     return known
 
 
-def _expanded(service: str, members: Iterable[object]) -> Iterable[RequestFeature | Feature]:
+def _expanded(service: str, members: Iterable[object]) -> Iterator[ServiceInput]:
     for member in members:
         if isinstance(member, FeatureGroup | WindowedAggregation):
             yield from member.features
-        elif isinstance(member, RequestFeature | Feature):
+        elif isinstance(member, ServiceInput):
             yield member
         else:
-            msg = f"feature service {service!r} must be made of request features, groups and features, got {member!r}"
+            msg = (
+                f"feature service {service!r} must be made of request features, groups, features and on-demand "
+                f"features, got {member!r}"
+            )
             raise DefinitionError(msg)
 
 
-def _used_groups(
-    service: str, inputs: Iterable[RequestFeature | Feature], known: dict[str, FeatureGroup]
-) -> list[FeatureGroup]:
+def _used_groups(service: str, inputs: Iterable[OnDemandInput], known: dict[str, FeatureGroup]) -> list[FeatureGroup]:
     used: dict[str, FeatureGroup] = {}
     for item in inputs:
         if isinstance(item, Feature):

@@ -120,7 +120,14 @@ class InferenceClient:
         as_of: datetime | None = None,
         timeout_s: float | None = None,
     ) -> ServiceFeatures:
-        """Return the stored features of a feature service for each row of the entity key fields.
+        """Return the stored and on-demand features of a feature service for each row.
+
+        Args:
+            service: its name.
+            columns: entity key fields, and request features that on-demand features need; those that need one which
+                is left out are MISSING.
+            as_of: the query time, aware; by default the server's clock.
+            timeout_s: seconds until the call is given up.
 
         Raises:
             StreamFTIError: InvalidRequest, StoreUnavailable and others, as the server raised it.

@@ -191,9 +191,10 @@ def predict(
 @_JSON
 @_PAIRS
 def get_features(*, address: str, service: str, as_of: str | None, as_json: bool, pairs: tuple[str, ...]) -> None:
-    """Read the stored features of one entity, or of one entity for each group, from a server.
+    """Read stored and on-demand features of one entity, or of one entity for each group, from a server.
 
-    Entity key fields are given as NAME=VALUE, in the types that the server declares; a bare NAME is null.
+    Entity key fields, and what on-demand features need of a request, are given as NAME=VALUE, in the types that the
+    server declares; a bare NAME is null. An on-demand feature whose request features are not all given is MISSING.
     """
     with InferenceClient(address) as client:
         inputs = _parsed(pairs, client.feature_service(service).fields, f"feature service {service!r}")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from streamfti.clock import from_us
 from streamfti.compute.entity_keys import encode_key
 from streamfti.compute.layout import RecordLayout
+from streamfti.compute.returned_values import AnyColumn
 from streamfti.compute.values import FeatureMatrix
 from streamfti.compute.window_reader import WindowReader
-from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.services import FeatureService
 from streamfti.errors import InvalidRequest
@@ -45,19 +45,21 @@ class StoredFeatures:
     matrix: FeatureMatrix
     progress: tuple[GroupProgress, ...]
 
+    def model_columns(self) -> dict[str, AnyColumn]:
+        """Return float64[n] by qualified name, with NaN where there is no value."""
+        return dict(zip(self.matrix.columns.names, self.matrix.as_float64().T, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
     """How the stored features of a service are read. Compiled once, used by every request.
 
     Attributes:
-        order: qualified names of the stored features, in the order of the service.
         groups: the groups to read, in order.
         key_prefixes: what the keys of the records of each group begin with.
         windows: makes features of the records.
     """
 
-    order: tuple[str, ...]
     groups: tuple[FeatureGroup, ...]
     key_prefixes: tuple[bytes, ...]
     windows: WindowReader
@@ -66,7 +68,6 @@ class ReadPlan:
     def of(cls, service: FeatureService) -> ReadPlan:
         """Compile the plan of a service."""
         return cls(
-            order=tuple(item.qualified_name for item in service.inputs if isinstance(item, Feature)),
             groups=service.groups,
             key_prefixes=tuple(record_prefix(group) for group in service.groups),
             windows=WindowReader([(RecordLayout.of(g), service.features_of(g)) for g in service.groups]),
@@ -97,7 +98,6 @@ class FeatureReader:
     def __init__(self, service: FeatureService, online: OnlineReader) -> None:
         self._plan = ReadPlan.of(service)
         self._records = RecordReader(self._plan.groups, online)
-        self.order = self._plan.order
         self.columns = self._plan.windows.columns
 
     def read(self, table: InputTable, query_time: QueryTime, *, with_progress: bool = False) -> StoredFeatures:

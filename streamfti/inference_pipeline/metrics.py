@@ -38,7 +38,7 @@ class ServingMetrics:
         )
         self._statuses = Counter(
             "streamfti_feature_status_total",
-            "Stored feature values served, by group and status.",
+            "Feature values served, by status and by group, or name of an on-demand feature.",
             ["group", "status"],
             registry=registry,
         )
@@ -52,7 +52,7 @@ class ServingMetrics:
         self._seconds.labels(method).observe(seconds)
 
     def status_counter(self, names: Sequence[str]) -> Callable[[NDArray[np.uint8]], None]:
-        """Return what counts the statuses uint8[n, k] of k stored features, given by qualified names, by group."""
+        """Return what counts the statuses uint8[n, k] of k features, given by qualified names: by group, if of one."""
         group_of = [name.partition(".")[0] for name in names]
         groups = list(dict.fromkeys(group_of))
         places = np.array([groups.index(group) for group in group_of], np.intp) * _N_STATUSES

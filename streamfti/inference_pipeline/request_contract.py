@@ -6,7 +6,8 @@ The only place that judges the fields of a request; the messages name the field,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from reprlib import Repr
 
@@ -64,11 +65,13 @@ class RequestContract:
     Args:
         subject: what the request is for, as messages name it: `model 'fraud'`.
         fields: the fields, in order.
+        float32: the fields that become one, as inputs of a model, and must fit it.
     """
 
-    def __init__(self, subject: str, fields: Iterable[RequestField]) -> None:
+    def __init__(self, subject: str, fields: Iterable[RequestField], float32: Container[str] = ()) -> None:
         self.subject = subject
         self.fields = tuple(fields)
+        self._float32 = float32
         self._by_name = {field.name: field for field in self.fields}
 
     @classmethod
@@ -90,15 +93,24 @@ class RequestContract:
             )
             for field, dtype in service.request_fields.items()
         ]
-        return cls(f"model {name!r}", fields)
+        return cls(f"model {name!r}", fields, {item.qualified_name for item in service.inputs})
 
     @classmethod
     def of_service(cls, service: FeatureService) -> RequestContract:
-        """Build what a read of stored features needs: the entity key fields alone."""
+        """Build what a read of features needs: entity key fields, and what on-demand features ask of the request.
+
+        A request feature may be left out: to leave its on-demand features out, and not as a null.
+        """
         nullable = _nullable_keys(service)
         fields = [
             RequestField(name, field.type.dtype, nullable=name in nullable, optional=name in nullable)
             for name, field in service.entity_fields.items()
+        ]
+        needed = {item.qualified_name for feature in service.on_demand for _, item in feature.inputs}
+        fields += [
+            RequestField(feature.name, feature.dtype, nullable=True, optional=True)
+            for feature in service.request_features
+            if feature.name in needed and feature.name not in service.entity_fields
         ]
         return cls(f"feature service {service.name!r}", fields)
 
@@ -158,8 +170,9 @@ class RequestContract:
         return float(value)
 
     def _check_finite(self, field: RequestField, column: InputColumn) -> None:
+        largest = _LARGEST_FLOAT32 if field.name in self._float32 else sys.float_info.max
         for row, value in enumerate(column.values):
-            if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT32:
+            if isinstance(value, float) and not abs(value) <= largest:
                 msg = f"field {field.name!r} of {self.subject} must be finite, got {value!r} in row {row}"
                 if math.isfinite(value):
                     msg = f"field {field.name!r} of {self.subject} must fit a float32, got {value!r} in row {row}"

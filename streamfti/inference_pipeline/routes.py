@@ -57,7 +57,8 @@ class Routes:
             model = catalog.model(name)
             slot = ModelSlot.load(registry, model, ref)
             predictors[name] = Predictor(model, slot, online, clock, metrics)
-        lookups = {n: FeatureLookup(s, online, clock, metrics) for n, s in catalog.services.items() if s.groups}
+        readable = {name: s for name, s in catalog.services.items() if s.groups or s.on_demand}
+        lookups = {name: FeatureLookup(s, online, clock, metrics) for name, s in readable.items()}
         return cls(predictors, lookups)
 
     def predictor(self, name: str) -> Predictor:
@@ -72,7 +73,7 @@ class Routes:
         """Return the lookup of a feature service.
 
         Raises:
-            InvalidRequest: if there is no such service, or it has no stored features.
+            InvalidRequest: if there is no such service, or it has nothing but request features.
         """
         return _find(self.lookups, name, "feature service", InvalidRequest)
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamfti.compute.values import FeatureColumn
+from streamfti.compute.returned_values import AnyColumn
+from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.dtypes import DType
 from streamfti.errors import InvalidRequest
 from streamfti.stores.online.progress import Progress
@@ -30,7 +31,9 @@ __all__ = [
     "Scalar",
     "ServiceFeatures",
     "ServiceInfo",
+    "model_column",
     "null_array",
+    "sent_column",
 ]
 
 Scalar = str | int | float | bool
@@ -122,8 +125,8 @@ class FeatureVectors:
     Attributes:
         query_time_us: the query time.
         columns: by qualified name, in the order of the feature service. Where a model was asked, its request
-            features stand among them as they were sent: object[n] of str (empty where null) or bool[n], beside
-            int64[n] and float64[n]; their status is PRESENT or MISSING.
+            features stand among them as they were sent, with status PRESENT or MISSING. They and on-demand features
+            may be object[n] of str (empty where there is none) or bool[n], beside int64[n] and float64[n].
         progress: per group, from the same atomic read as the values; empty if it was not asked for.
     """
 
@@ -134,7 +137,7 @@ class FeatureVectors:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFeatures:
-    """The answer to a request for stored features.
+    """The answer to a request for stored and on-demand features.
 
     Attributes:
         service: the feature service's name.
@@ -183,8 +186,9 @@ class ServiceInfo:
     Attributes:
         name: its name.
         fingerprint: sha256 (hex) of what gives its values their meaning.
-        fields: what a request for its stored features carries.
-        features: qualified names of its stored features, in order.
+        fields: what a request for its features carries. A request feature may be left out; the on-demand features
+            that need it are MISSING then.
+        features: qualified names of its stored and on-demand features, in order.
     """
 
     name: str
@@ -233,6 +237,28 @@ class Predictions:
     def __getitem__(self, row: int) -> float:
         """Return the prediction of one row."""
         return float(self.values[row])
+
+
+def model_column(column: InputColumn) -> AnyColumn:
+    """Return what models and on-demand features take: float64[n] with NaN where null, or object[n] of str and None."""
+    if column.dtype is DType.STRING:
+        return np.array(column.values, np.object_)
+    return np.array([np.nan if value is None else value for value in column.values], np.float64)
+
+
+_SENT: dict[DType | None, Any] = {
+    DType.STRING: np.object_,
+    DType.INT64: np.int64,
+    DType.FLOAT64: np.float64,
+    DType.BOOL: np.bool_,
+}
+
+
+def sent_column(column: InputColumn) -> FeatureColumn:
+    """Return a request feature as it was sent, with the zero of its type where it is null."""
+    zero: Any = "" if column.dtype is DType.STRING else 0
+    values = np.array([zero if value is None else value for value in column.values], _SENT[column.dtype])
+    return FeatureColumn(values, np.where(null_array(column), np.uint8(Status.MISSING), np.uint8(Status.PRESENT)))
 
 
 def null_array(column: InputColumn) -> NDArray[Any]:

@@ -15,10 +15,21 @@ from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.fingerprint import group_fingerprint, service_fingerprint
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.models import Model
+from streamfti.definitions.on_demand import OnDemandFeature
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
 
-__all__ = ["FeaturePlan", "GroupPlan", "ModelPlan", "Plan", "RingPlan", "ServicePlan", "SourcePlan", "build_plan"]
+__all__ = [
+    "FeaturePlan",
+    "GroupPlan",
+    "ModelPlan",
+    "OnDemandFeaturePlan",
+    "Plan",
+    "RingPlan",
+    "ServicePlan",
+    "SourcePlan",
+    "build_plan",
+]
 
 GroupState = Literal["new", "same", "changed", "unknown"]
 
@@ -78,11 +89,23 @@ class GroupPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDemandFeaturePlan:
+    """An on-demand feature of a service."""
+
+    name: str
+    dtype: str
+    inputs: dict[str, str]
+    """By parameter of its function: the name of a feature or a request feature, or `query_time`."""
+    default: float | str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """A feature service: its inputs by name, in order."""
+    """A feature service: its inputs by name, in order, and the on-demand features, in the order of evaluation."""
 
     name: str
     inputs: list[str]
+    on_demand: list[OnDemandFeaturePlan]
     fingerprint: str
 
 
@@ -186,7 +209,17 @@ def _feature(feature: Feature) -> FeaturePlan:
 
 
 def _service(service: FeatureService) -> ServicePlan:
-    return ServicePlan(service.name, [i.qualified_name for i in service.inputs], service_fingerprint(service))
+    return ServicePlan(
+        name=service.name,
+        inputs=[i.qualified_name for i in service.inputs],
+        on_demand=[_on_demand(f) for f in service.on_demand],
+        fingerprint=service_fingerprint(service),
+    )
+
+
+def _on_demand(feature: OnDemandFeature) -> OnDemandFeaturePlan:
+    inputs = {parameter: item.qualified_name for parameter, item in feature.inputs}
+    return OnDemandFeaturePlan(feature.name, feature.dtype.value, inputs, feature.default)
 
 
 def _model(model: Model) -> ModelPlan:

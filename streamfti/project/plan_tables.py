@@ -24,12 +24,14 @@ _SHOWN = 12  # digits of a fingerprint
 
 
 def plan_tables(plan: Plan) -> RenderableType:
-    """Return a plan as something that rich prints: sources, each group, services, models."""
+    """Return a plan as something that rich prints: sources, each group, services and what they compute, models."""
     parts: list[RenderableType] = [_sources(plan.sources)]
     for group in plan.groups:
         parts += [_group(group), _group_facts(group)]
     if plan.services:
         parts.append(_services(plan.services))
+    if any(service.on_demand for service in plan.services):
+        parts.append(_on_demand(plan.services))
     if plan.models:
         parts.append(_models(plan.models))
     return Group(*parts)
@@ -85,6 +87,15 @@ def _services(services: Iterable[ServicePlan]) -> Table:
     table = _table("Feature services", "service", "inputs, in order", "fingerprint")
     for s in services:
         table.add_row(s.name, ", ".join(s.inputs), s.fingerprint[:_SHOWN])
+    return table
+
+
+def _on_demand(services: Iterable[ServicePlan]) -> Table:
+    table = _table("On-demand features", "service", "feature", "type", "computed from", "if nothing")
+    for service in services:
+        for f in service.on_demand:
+            inputs = ", ".join(name if p == name else f"{p} = {name}" for p, name in f.inputs.items())
+            table.add_row(service.name, f.name, f.dtype, inputs, "missing" if f.default is None else f"{f.default!r}")
     return table
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,22 +18,26 @@ from typing_extensions import override
 
 from streamfti.clock import ManualClock, from_us, to_us
 from streamfti.compute.entity_keys import encode_key
+from streamfti.compute.on_demand import OnDemandPlan
 from streamfti.compute.point_in_time import point_in_time
+from streamfti.compute.returned_values import AnyColumn
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.dtypes import DType
 from streamfti.definitions.durations import Duration, duration_us
 from streamfti.definitions.events import Event, Field
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.request_features import RequestFeature
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
-from streamfti.errors import ContractError, DefinitionError, did_you_mean
+from streamfti.errors import ContractError, DefinitionError, ServingError, StreamFTIError, TrainingError, did_you_mean
 from streamfti.testing.event_frames import event_frame, frame_schema
 from streamfti.testing.naive import PlacedEvent
 from streamfti.testing.online_table import OnlineTable
 
 __all__ = ["DeadLetter", "FeatureValues", "Harness"]
 
-Key = str | int | bool
+Value = float | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +48,20 @@ class DeadLetter:
     reason: str
 
 
-class FeatureValues(Mapping[str, "float | None"]):
-    """Feature values of one entity as of one time: None where missing.
+class FeatureValues(Mapping[str, Value]):
+    """Stored and on-demand feature values as of one time: None where missing.
 
     A feature is an attribute (`values.spend_1h`) or an item (`values["spend_1h"]`). If two groups have a feature of
     that name, it is found by its qualified name only: `values["CardSpend.spend_1h"]`. Iteration gives qualified
-    names, in the order of the service. Integer features are `int`.
+    names, in the order of the service. Integer features are `int`, those of the types bool and str are these.
     """
 
-    def __init__(self, values: Mapping[str, float | None], statuses: Mapping[str, Status]) -> None:
+    def __init__(self, values: Mapping[str, Value], statuses: Mapping[str, Status]) -> None:
         self._values = dict(values)
         self._statuses = dict(statuses)
 
     @override
-    def __getitem__(self, name: str) -> float | None:
+    def __getitem__(self, name: str) -> Value:
         return self._values[self._qualified(name)]
 
     @override
@@ -67,7 +72,7 @@ class FeatureValues(Mapping[str, "float | None"]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def __getattr__(self, name: str) -> float | None:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # a `Value`, of which a test knows which
         if name.startswith("_"):
             raise AttributeError(name)
         try:
@@ -92,7 +97,7 @@ class FeatureValues(Mapping[str, "float | None"]):
         if found:
             msg = f"{name!r} must name one feature, got {len(found)}: use one of {', '.join(map(repr, found))}"
             raise KeyError(msg)
-        short = {known.partition(".")[2] for known in self._values}
+        short = {known.rpartition(".")[2] for known in self._values}
         msg = f"no feature is named {name!r}; {did_you_mean(name, short)}"
         raise KeyError(msg)
 
@@ -127,6 +132,7 @@ class Harness:
         self, features: FeatureService | FeatureGroup | Iterable[FeatureGroup], *, now: datetime | str
     ) -> None:
         self._features = _features_by_group(features)
+        self._computed = _Computed(features if isinstance(features, FeatureService) else None)
         self._tables = [OnlineTable(group) for group, _ in self._features]
         self._sources = _sources(group for group, _ in self._features)
         self._history = {name: [frame_schema(s.schema).to_frame()] for name, s in self._sources.items()}
@@ -204,49 +210,52 @@ class Harness:
             raise DefinitionError(msg, hint="push(event, source=...)")
         return carrying[0]
 
-    def online(self, **entity_key: Key | None) -> FeatureValues:
+    def online(self, **given: Value) -> FeatureValues:
         """Return what serving would answer now, by its own clock.
 
         Everything that was pushed counts at once, also an event (up to `max_future_skew`) ahead of now. There,
         and only there, it may differ from `offline()`, which counts it once now has passed it.
 
         Args:
-            entity_key: the fields of the entity keys. Where one is None or left out there is no entity: the features
-                of its groups are missing.
+            given: the fields of the entity keys, and the service's request features. Where a field of a key is None
+                or left out there is no entity: the features of its groups are missing. Where a request feature is
+                left out, the on-demand features that need it are.
 
         Raises:
-            ContractError: if a field belongs to no entity key, or has another type.
+            ContractError: if a field belongs to no entity key and is no request feature, or has another type.
+            ServingError: if the function of an on-demand feature fails.
         """
-        key = self._entity_key(entity_key)
+        key = self._entity_key(given)
         now_us = np.array([self._clock.now_us()], np.int64)
         columns: dict[str, FeatureColumn] = {}
         for table, (group, features) in zip(self._tables, self._features, strict=True):
             columns |= table.read(features, [_encoded(group, key)], now_us)
-        return _first_row(columns)
+        return _first_row(self._computed.added(columns, given, now_us, ServingError))
 
-    def offline(self, *, at: datetime | None = None, **entity_key: Key | None) -> FeatureValues:
+    def offline(self, *, at: datetime | None = None, **given: Value) -> FeatureValues:
         """Return what a training set holds at a time, by default now: computed from history, point in time.
 
         Args:
             at: the query time, aware; any time. An event at exactly that time does not count.
-            entity_key: as in `online`.
+            given: as in `online`.
 
         Raises:
-            ContractError: if a field belongs to no entity key, or has another type.
+            ContractError: if a field belongs to no entity key and is no request feature, or has another type.
+            TrainingError: if the function of an on-demand feature fails.
             ValueError: if `at` has no time zone.
         """
-        key = self._entity_key(entity_key)
+        key = self._entity_key(given)
         at_us = np.array([self._clock.now_us() if at is None else to_us(at)], np.int64)
         columns: dict[str, FeatureColumn] = {}
         for group, features in self._features:
             columns |= self._point_in_time(group, features, key, at_us)
-        return _first_row(columns)
+        return _first_row(self._computed.added(columns, given, at_us, TrainingError))
 
     def _point_in_time(
         self,
         group: FeatureGroup,
         features: tuple[Feature, ...],
-        key: Mapping[str, Key | None],
+        key: Mapping[str, Value],
         at_us: NDArray[np.int64],
     ) -> dict[str, FeatureColumn]:
         events = pl.concat(self._history[group.source.name])
@@ -256,14 +265,49 @@ class Harness:
         )
         return point_in_time(group, features, events, keys, at_us)
 
-    def _entity_key(self, given: Mapping[str, Key | None]) -> dict[str, Key | None]:
+    def _entity_key(self, given: Mapping[str, Value]) -> dict[str, Value]:
         fields = {field.name: field for group, _ in self._features for field in group.entity_fields}
+        requested = self._computed.request_features
         for name, value in given.items():
-            if name not in fields:
-                msg = f"{name!r} is not a field of an entity key"
-                raise ContractError(msg, hint=did_you_mean(name, fields))
-            _check_key_type(fields[name], value)
+            if name in fields:
+                _check_key_type(fields[name], value)
+            elif name in requested:
+                _check_request_type(requested[name], value)
+            else:
+                what = "a field of an entity key" + (" or a request feature" if requested else "")
+                msg = f"{name!r} is not {what}"
+                raise ContractError(msg, hint=did_you_mean(name, [*fields, *requested]))
         return {name: given.get(name) for name in fields}
+
+
+class _Computed:
+    """The on-demand features of a service, if there is one, of one row."""
+
+    def __init__(self, service: FeatureService | None) -> None:
+        self.request_features = {f.name: f for f in service.request_features} if service is not None else {}
+        self._on_demand = () if service is None else service.on_demand
+        self._names = [] if service is None else [i.qualified_name for i in service.inputs]
+
+    def added(
+        self,
+        stored: Mapping[str, FeatureColumn],
+        given: Mapping[str, Value],
+        at_us: NDArray[np.int64],
+        failure: type[StreamFTIError],
+    ) -> dict[str, FeatureColumn]:
+        """Return stored and on-demand features, those of the service in its order."""
+        if not self._on_demand:
+            return dict(stored)
+        columns = {name: column.as_float64() for name, column in stored.items()}
+        columns |= {n: _request_column(f, given[n]) for n, f in self.request_features.items() if n in given}
+        found = {**stored, **OnDemandPlan(self._on_demand, failure).evaluate(columns, at_us).features}
+        return {name: found[name] for name in self._names if name in found}
+
+
+def _request_column(feature: RequestFeature, value: Value) -> AnyColumn:
+    if feature.dtype is DType.STRING:
+        return np.array([value], np.object_)
+    return np.array([np.nan if value is None else value], np.float64)
 
 
 def _features_by_group(
@@ -275,7 +319,7 @@ def _features_by_group(
         groups = [features] if isinstance(features, FeatureGroup) else list(features)
         found = [(group, group.features) for group in groups]
     names = [group.name for group, _ in found]
-    if not found or len(set(names)) < len(names):
+    if not (found or (isinstance(features, FeatureService) and features.on_demand)) or len(set(names)) < len(names):
         msg = f"a harness must be given feature groups of different names, got {names}"
         raise DefinitionError(msg)
     return found
@@ -302,20 +346,28 @@ def _refusal(event: Event, source: KafkaSource, ingest_time_us: int) -> DeadLett
     return DeadLetter(event, reason)
 
 
-def _check_key_type(field: Field, value: Key | None) -> None:
+def _check_key_type(field: Field, value: Value) -> None:
     if value is not None and type(value) is not field.type.dtype.python:
         msg = f"entity key {field} must be {field.type.dtype.value}, got {value!r}"
         raise ContractError(msg)
 
 
-def _encoded(group: FeatureGroup, key: Mapping[str, Key | None]) -> str | None:
-    values = [value for name in group.entity if (value := key[name]) is not None]
+def _check_request_type(feature: RequestFeature, value: Value) -> None:
+    fitting = {int, float} if feature.dtype is DType.FLOAT64 else {feature.dtype.python}
+    if value is not None and type(value) not in fitting:
+        msg = f"request feature {feature.name!r} must be {feature.dtype.value}, got {value!r}"
+        raise ContractError(msg)
+
+
+def _encoded(group: FeatureGroup, key: Mapping[str, Value]) -> str | None:
+    values: list[Any] = [value for name in group.entity if (value := key[name]) is not None]
     return encode_key(values) if len(values) == len(group.entity) else None
 
 
 def _first_row(columns: Mapping[str, FeatureColumn]) -> FeatureValues:
     statuses = {name: Status(int(column.status[0])) for name, column in columns.items()}
     values = {
-        name: None if statuses[name] >= Status.EXPIRED else column.values[0].item() for name, column in columns.items()
+        name: None if statuses[name] >= Status.EXPIRED else column.values[:1].tolist()[0]
+        for name, column in columns.items()
     }
     return FeatureValues(values, statuses)

@@ -1,28 +1,22 @@
-"""Builds training sets: spine and labels from the offline log, stored features by the point-in-time join."""
+"""Builds training sets: spine and labels from the offline log, stored features from history."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.clock import from_us, to_us
 from streamfti.compute.decimals import as_float64
-from streamfti.compute.point_in_time import point_in_time
+from streamfti.compute.returned_values import AnyColumn
 from streamfti.compute.vectorize import InputPlan, model_input
-from streamfti.definitions.dtypes import DType
-from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.models import Model
-from streamfti.definitions.services import FeatureService
-from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import TrainingError
 from streamfti.stores.offline.log import OfflineLog
-from streamfti.stores.offline.snapshot import LogSnapshot
+from streamfti.training_pipeline.feature_history import PinnedLog, historical_columns, input_frame
 from streamfti.training_pipeline.labels import LabelledSpine, join_labels
 from streamfti.training_pipeline.training_set import TrainingSet
 from streamfti.training_pipeline.vocabulary import Vocabulary
@@ -57,19 +51,23 @@ def build_training_set(
         progress: told of each part.
 
     Raises:
-        TrainingError: if no row is left, or all labels of a binary model are equal; the message counts what was
-            left out.
+        TrainingError: if no row is left, or all labels of a binary model are equal (the message counts what was
+            left out), or as `historical_columns` does.
     """
     report = progress or _silent
-    reader = _PinnedLog(log, {})
+    reader = PinnedLog(log)
     parts = len(model.features.groups) + 1
     report("training set", 0, parts)
     spine, known_until = _labelled_spine(model, reader, start, end)
     _check_labels(model, spine)
-    columns = _request_columns(model.features, spine.frame)
-    for done, group in enumerate(model.features.groups, start=1):
-        report("training set", done, parts)
-        columns |= _stored_columns(model.features, group, spine, reader, known_until)
+    columns = historical_columns(
+        model.features,
+        spine.frame,
+        spine.event_time_us,
+        reader,
+        end=known_until,
+        read=lambda done: report("training set", done, parts),
+    )
     origin = _origin(model, spine, reader, start, known_until)
     report("training set", parts, parts)
     plan = InputPlan.of(model.features)
@@ -87,25 +85,12 @@ def build_training_set(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _PinnedLog:
-    """Reads each source from one snapshot, taken when it is first read."""
-
-    log: OfflineLog
-    snapshots: dict[str, LogSnapshot]
-
-    def read(self, source: KafkaSource, *, start: datetime | None = None, end: datetime | None = None) -> pl.DataFrame:
-        if source.name not in self.snapshots:
-            self.snapshots[source.name] = self.log.snapshot(source)
-        return self.log.read(source, self.snapshots[source.name], start=start, end=end)
-
-
 def _silent(_stage: str, _done: int, _total: int) -> None:
     """Report to nobody."""
 
 
 def _labelled_spine(
-    model: Model, reader: _PinnedLog, start: datetime | None, end: datetime | None
+    model: Model, reader: PinnedLog, start: datetime | None, end: datetime | None
 ) -> tuple[LabelledSpine, datetime]:
     source = model.label.source
     outcomes = reader.read(source, end=end)
@@ -132,49 +117,20 @@ def _targets(model: Model, spine: LabelledSpine) -> NDArray[Any]:
     return (spine.label.cast(pl.Int64) if model.task == "binary" else as_float64(spine.label)).to_numpy()
 
 
-def _request_columns(service: FeatureService, spine: pl.DataFrame) -> dict[str, NDArray[Any]]:
-    columns: dict[str, NDArray[Any]] = {}
-    for feature in service.request_features:
-        series = spine[feature.name]
-        if feature.dtype is DType.STRING:
-            columns[feature.name] = np.array(series.to_list(), dtype=np.object_)
-        else:
-            columns[feature.name] = as_float64(series).fill_null(float("nan")).to_numpy()
-    return columns
-
-
-def _stored_columns(
-    service: FeatureService, group: FeatureGroup, spine: LabelledSpine, reader: _PinnedLog, end: datetime
-) -> dict[str, NDArray[np.float64]]:
-    features = service.features_of(group)
-    reach_us = max(f.window.length_us + f.window.hop_us for f in features)
-    events = reader.read(group.source, start=from_us(int(spine.event_time_us[0]) - reach_us), end=end)
-    keys = spine.frame.select(group.entity)
-    found = point_in_time(group, features, events, keys, spine.event_time_us)
-    return {name: column.as_float64() for name, column in found.items()}
-
-
-def _frame(model: Model, spine: LabelledSpine, columns: Mapping[str, NDArray[Any]]) -> pl.DataFrame:
+def _frame(model: Model, spine: LabelledSpine, columns: dict[str, AnyColumn]) -> pl.DataFrame:
     keys = dict.fromkeys([model.label.on, *model.features.entity_fields])
-    inputs = {name: _series(name, columns[name]) for name in (i.qualified_name for i in model.features.inputs)}
     return pl.DataFrame(
         {
             **{name: spine.frame[name] for name in keys},
             "_query_time": spine.frame[model.spine.schema.event_time],
-            **inputs,
+            **input_frame(model.features, columns).to_dict(),
             "_label": spine.label,
         }
     )
 
 
-def _series(name: str, values: NDArray[Any]) -> pl.Series:
-    if values.dtype == np.object_:
-        return pl.Series(name, values.tolist(), dtype=pl.String)
-    return pl.Series(name, values, nan_to_null=True)
-
-
 def _origin(
-    model: Model, spine: LabelledSpine, reader: _PinnedLog, start: datetime | None, end: datetime
+    model: Model, spine: LabelledSpine, reader: PinnedLog, start: datetime | None, end: datetime
 ) -> dict[str, Any]:
     label = model.label
     return {

@@ -84,6 +84,18 @@ def test_an_offline_plan_says_what_would_be_there(definitions: Path) -> None:
     }
     assert group["record_bytes"] == 8 + sum(ring["slots"] * ring["slot_bytes"] for ring in group["rings"])
     assert service["inputs"][:2] == ["amount_cents", "CardSpend.payments_5m"]
+    assert service["on_demand"] == [
+        {
+            "name": "times_usual",
+            "dtype": "float64",
+            "inputs": {
+                "amount": "amount_cents",
+                "spend": "CardSpend.spend_cents_24h",
+                "n": "CardSpend.payments_24h",
+            },
+            "default": None,
+        }
+    ]
 
 
 def test_a_plan_for_people_names_everything(definitions: Path) -> None:
@@ -94,6 +106,8 @@ def test_a_plan_for_people_names_everything(definitions: Path) -> None:
         "spend_cents_24h",
         "bytes per entity",
         "payment_risk",
+        "On-demand features",
+        "spend = CardSpend.spend_cents_24h",
     ):
         assert words in shown
 

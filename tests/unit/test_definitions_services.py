@@ -86,7 +86,8 @@ def test_a_service_has_an_input() -> None:
 
 def test_a_service_is_made_of_three_kinds() -> None:
     with pytest.raises(
-        DefinitionError, match="service 's' must be made of request features, groups and features, got 3"
+        DefinitionError,
+        match="service 's' must be made of request features, groups, features and on-demand features, got 3",
     ):
         fti.FeatureService("s", [3])  # type: ignore[list-item]  # wrong on purpose
 

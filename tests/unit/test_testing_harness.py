@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import streamfti as fti
 from streamfti.compute.values import Status
-from streamfti.errors import ContractError, DefinitionError
+from streamfti.errors import ContractError, DefinitionError, ServingError, TrainingError
 from streamfti.testing.harness import Harness
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -201,3 +203,57 @@ def test_a_harness_starts_at_an_aware_time() -> None:
         Harness(card_spend, now="2026-01-01T12:00")
     with pytest.raises(DefinitionError, match="a step of the clock must be longer than zero"):
         Harness(card_spend, now=NOON).advance("0s")
+
+
+@fti.on_demand(amount=fti.request("amount", float), spend=card_spend.spend["1h"], n=card_spend.n["1h"], dtype=float)
+def times_usual(amount: fti.Column, spend: fti.Column, n: fti.Column) -> fti.Column:
+    if (amount < 0).any():
+        msg = "no amount"
+        raise ValueError(msg)
+    return amount / (spend / n)
+
+
+@fti.on_demand(times=times_usual, at=fti.query_time, word=fti.request("word", str), dtype=str, default="?")
+def told(times: fti.Column, at: fti.Column, word: fti.Column) -> NDArray[np.object_]:
+    rows = zip(times, at, word, strict=True)
+    return np.array([None if w is None else f"{w} {t:g} at {a % 86_400:g}" for t, a, w in rows], np.object_)
+
+
+computed = fti.FeatureService("computed", [told, card_spend.n["5m"], times_usual], groups=[card_spend])
+
+
+def test_on_demand_features_are_computed_online_and_offline() -> None:
+    h = Harness(computed, now=NOON)
+    h.push(payment(NOON - timedelta(minutes=9), cents=10), payment(NOON - timedelta(minutes=1), cents=30))
+    online, offline = (ask(card_id="c1", amount=50, word="x") for ask in (h.online, h.offline))
+    assert dict(online) == dict(offline) == {"told": "x 2.5 at 43200", "CardSpend.n_5m": 1, "times_usual": 2.5}
+    assert h.offline(at=NOON - timedelta(minutes=5), card_id="c1", amount=50.0, word="y").told == "y 5 at 42900"
+    assert online.times_usual == 2.5
+
+
+def test_an_on_demand_feature_without_its_request_features_is_missing() -> None:
+    h = Harness(computed, now=NOON)
+    found = h.online(card_id="c1", word=None)
+    assert (found.status("told"), found.status("times_usual")) == (Status.MISSING, Status.MISSING)
+    assert h.online(card_id="c1", amount=None, word=None).status("told") is Status.DEFAULTED
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"amonut": 1.0}, "'amonut' is not a field of an entity key or a request feature .did you mean 'amount'"),
+        ({"amount": "1"}, "request feature 'amount' must be float64, got '1'"),
+        ({"word": 1}, "request feature 'word' must be string, got 1"),
+    ],
+)
+def test_wrong_request_features_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        Harness(computed, now=NOON).online(card_id="c1", **given)
+
+
+def test_a_function_that_fails_is_an_error_of_its_side() -> None:
+    h = Harness(computed, now=NOON)
+    with pytest.raises(ServingError, match="'times_usual' must not fail, got ValueError: no amount"):
+        h.online(card_id="c1", amount=-1.0)
+    with pytest.raises(TrainingError, match="'times_usual' must not fail, got ValueError: no amount"):
+        h.offline(card_id="c1", amount=-1.0)

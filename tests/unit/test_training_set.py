@@ -5,7 +5,8 @@ from __future__ import annotations
 import decimal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from streamfti.errors import TrainingError
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.schema import frame_schema
 from streamfti.training_pipeline.assembly import build_training_set
+from streamfti.training_pipeline.feature_history import backfill_features
 from streamfti.training_pipeline.training_set import TrainingSet, split_by_time
 from streamfti.training_pipeline.vocabulary import Vocabulary
 
@@ -313,3 +315,69 @@ def test_naming_the_training_set_in_a_definition_file_loads_no_training_library_
         "assert not {'pyarrow', 'onnx', 'onnxruntime', 'sklearn', 'lightgbm'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def model_of(function: Callable[[fti.Column], fti.Column]) -> fti.Model:
+    """The model with one on-demand feature more, of the distance and the hour's departures."""
+
+    def centred(distance: fti.Column, n: fti.Column) -> fti.Column:
+        return function(distance) + n
+
+    inputs: dict[str, Any] = {"distance": fti.request("distance", float), "n": Carrier.departures["1h"]}
+    feature = fti.on_demand(**inputs, dtype=float, version=1)(centred)
+    return replace(late, features=fti.FeatureService("late", [Carrier, feature]))
+
+
+def log_of(folder: Path) -> OfflineLog:
+    log = OfflineLog(folder)
+    flights = [schedule(str(i), NOON + i * HOUR, distance=100.0 * i if i % 5 else None) for i in range(20)]
+    write(log, SCHEDULES, flights)
+    delays = [departure(str(i), NOON + i * HOUR + timedelta(minutes=30), i) for i in range(20)]
+    write(log, DEPARTURES, [*delays, KNOWN])
+    return log
+
+
+def test_on_demand_features_are_inputs_and_what_they_need_is_not(tmp_path: Path) -> None:
+    data = build_training_set(model_of(lambda distance: distance / 100), log_of(tmp_path))
+    assert data.names == ["Carrier.departures_1h", "Carrier.departures_24h", "Carrier.delay_1h", "centred"]
+    assert data.frame["centred"].to_list() == [i + min(i, 1) if i % 5 else None for i in range(20)]
+    assert "distance" not in data.frame.columns
+
+
+def test_a_function_that_mixes_rows_ends_the_training(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="on-demand feature 'centred' must give a row its value by that row alone"):
+        build_training_set(model_of(lambda distance: distance - np.nansum(distance)), log_of(tmp_path))
+
+
+def test_a_function_that_fails_ends_the_training(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="on-demand feature 'centred' must not fail, got ValueError: operands"):
+        build_training_set(model_of(lambda distance: distance + np.zeros(7)), log_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.clear(), "the moments of a backfill of feature service 'late' must have rows, got none"),
+        (lambda m: m.drop("carrier"), "must have the column 'carrier'"),
+        (lambda m: m.drop("at"), "must have the column 'at'"),
+        (lambda m: m.with_columns(at=pl.col("at").dt.replace_time_zone(None)), "'at' of the moments must be of aware"),
+        (lambda m: m.with_columns(at=None), "'at' of the moments must be of aware datetimes without nulls, got Null"),
+        (lambda m: m.with_columns(distance=pl.lit("far")), "'distance' of the moments must be Float64, got String"),
+        (lambda m: m.with_columns(weekend=1), "'weekend' of the moments must be Boolean, got Int32"),
+    ],
+)
+def test_a_backfill_of_other_columns_is_refused(
+    tmp_path: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
+) -> None:
+    log = log_of(tmp_path)
+    with pytest.raises(TrainingError, match=message):
+        backfill_features(SERVICE, log, change(log.read(SCHEDULES)), at="at")
+
+
+def test_a_backfill_is_what_a_training_set_holds_in_any_order(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    data = build_training_set(late, log)
+    moments = log.read(SCHEDULES).reverse().with_columns(distance=pl.col("distance").cast(pl.Int64))
+    found = backfill_features(SERVICE, log, moments, at="at").reverse()
+    assert found.select(data.names).equals(data.frame.select(data.names))
+    assert found["_query_time"].equals(data.frame["_query_time"])

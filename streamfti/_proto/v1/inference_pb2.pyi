@@ -8,7 +8,8 @@ Rules that hold everywhere:
 - Intervals are half-open: a window at query time q sees the events before q, never one at q.
 - A field without `optional` is always set by the sender, unless its comment says what its zero means.
 - Tables are columnar: every column of a message has the same number of rows, and row i is row i in all of them.
-- A feature is named `<group>.<feature>`; a request feature and an entity key field have their bare names.
+- A stored feature is named `<group>.<feature>`; on-demand features, request features and entity key fields have
+  their bare names.
 - Errors are gRPC statuses. The trailing metadata `streamfti-error` names the kind of error, and
   `streamfti-hint-bin` (UTF-8, absent if there is none) says what to do about it.
 """
@@ -70,9 +71,9 @@ class _FeatureStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature
     FEATURE_STATUS_UNSPECIFIED: _FeatureStatus.ValueType  # 0
     """Never sent."""
     FEATURE_STATUS_PRESENT: _FeatureStatus.ValueType  # 1
-    """Computed from the entity's events, or sent with the request."""
+    """Computed from the entity's events or, on demand, from other values; or sent with the request."""
     FEATURE_STATUS_DEFAULTED: _FeatureStatus.ValueType  # 2
-    """The window holds no value; the value is the default of the definition."""
+    """The window holds no value, or the function gives none; the value is the default of the definition."""
     FEATURE_STATUS_EXPIRED: _FeatureStatus.ValueType  # 3
     """There was a value, and it is too old to be served; the model sees a missing one."""
     FEATURE_STATUS_MISSING: _FeatureStatus.ValueType  # 4
@@ -84,9 +85,9 @@ class FeatureStatus(_FeatureStatus, metaclass=_FeatureStatusEnumTypeWrapper):
 FEATURE_STATUS_UNSPECIFIED: FeatureStatus.ValueType  # 0
 """Never sent."""
 FEATURE_STATUS_PRESENT: FeatureStatus.ValueType  # 1
-"""Computed from the entity's events, or sent with the request."""
+"""Computed from the entity's events or, on demand, from other values; or sent with the request."""
 FEATURE_STATUS_DEFAULTED: FeatureStatus.ValueType  # 2
-"""The window holds no value; the value is the default of the definition."""
+"""The window holds no value, or the function gives none; the value is the default of the definition."""
 FEATURE_STATUS_EXPIRED: FeatureStatus.ValueType  # 3
 """There was a value, and it is too old to be served; the model sees a missing one."""
 FEATURE_STATUS_MISSING: FeatureStatus.ValueType  # 4
@@ -502,7 +503,7 @@ Global___PredictBatchResponse: _TypeAlias = PredictBatchResponse  # noqa: Y015
 
 @_typing.final
 class GetFeaturesRequest(_message.Message):
-    """Asks for the stored features of many entities."""
+    """Asks for the stored and on-demand features of many rows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -517,7 +518,9 @@ class GetFeaturesRequest(_message.Message):
     """
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]:
-        """Entity key fields; no request features. All must be there, save those that may be null."""
+        """Entity key fields, of which all must be there save those that may be null; and request features that on-demand
+        features need, which may be left out, not as a null but to leave those features MISSING. No other request features.
+        """
 
     def __init__(
         self,
@@ -554,7 +557,9 @@ class GetFeaturesResponse(_message.Message):
     """The query time that the features are as of, microseconds since the epoch."""
     @_builtins.property
     def features(self) -> Global___FeatureTable:
-        """The stored features of the service, in its order."""
+        """The stored and on-demand features of the service, in its order. On-demand features that need a request feature
+        which was not sent are MISSING.
+        """
 
     def __init__(
         self,
@@ -755,7 +760,9 @@ class RequestField(_message.Message):
     nullable: _builtins.bool
     """Whether its value may be null. The features of an entity whose key has a null are MISSING."""
     optional: _builtins.bool
-    """Whether it may be left out, which then means null."""
+    """Whether it may be left out. For an entity key field that means null; for a request feature of GetFeatures, that
+    the on-demand features which need it are MISSING.
+    """
     def __init__(
         self,
         *,
@@ -878,11 +885,11 @@ class GetFeatureServiceResponse(_message.Message):
     """Its fingerprint: sha256 of what gives its values their meaning, 64 hex digits."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestField]:
-        """What a request for its stored features must carry."""
+        """What a request for its features must carry, or may: request features that on-demand features need are optional."""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of its stored features, in order."""
+        """The names of its stored and on-demand features, in order."""
 
     def __init__(
         self,

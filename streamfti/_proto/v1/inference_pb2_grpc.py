@@ -81,7 +81,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetFeatures(self, request, context):
-        """The stored features of a feature service for many entities, without a model.
+        """The stored and on-demand features of a feature service for many rows, without a model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

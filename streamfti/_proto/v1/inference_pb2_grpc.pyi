@@ -8,7 +8,8 @@ Rules that hold everywhere:
 - Intervals are half-open: a window at query time q sees the events before q, never one at q.
 - A field without `optional` is always set by the sender, unless its comment says what its zero means.
 - Tables are columnar: every column of a message has the same number of rows, and row i is row i in all of them.
-- A feature is named `<group>.<feature>`; a request feature and an entity key field have their bare names.
+- A stored feature is named `<group>.<feature>`; on-demand features, request features and entity key fields have
+  their bare names.
 - Errors are gRPC statuses. The trailing metadata `streamfti-error` names the kind of error, and
   `streamfti-hint-bin` (UTF-8, absent if there is none) says what to do about it.
 """
@@ -48,7 +49,7 @@ class InferenceServiceStub:
     PredictBatch: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictBatchRequest, _inference_pb2.PredictBatchResponse]
     """Predictions for many rows of inputs, which share one query time and one consistent read of the features."""
     GetFeatures: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetFeaturesRequest, _inference_pb2.GetFeaturesResponse]
-    """The stored features of a feature service for many entities, without a model."""
+    """The stored and on-demand features of a feature service for many rows, without a model."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
     """What is loaded under a model's name, and what a request for it must carry."""
     GetFeatureService: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetFeatureServiceRequest, _inference_pb2.GetFeatureServiceResponse]
@@ -64,7 +65,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     PredictBatch: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictBatchRequest, _inference_pb2.PredictBatchResponse]  # type: ignore[assignment]
     """Predictions for many rows of inputs, which share one query time and one consistent read of the features."""
     GetFeatures: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetFeaturesRequest, _inference_pb2.GetFeaturesResponse]  # type: ignore[assignment]
-    """The stored features of a feature service for many entities, without a model."""
+    """The stored and on-demand features of a feature service for many rows, without a model."""
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]  # type: ignore[assignment]
     """What is loaded under a model's name, and what a request for it must carry."""
     GetFeatureService: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetFeatureServiceRequest, _inference_pb2.GetFeatureServiceResponse]  # type: ignore[assignment]
@@ -95,7 +96,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GetFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetFeaturesResponse, _abc.Awaitable[_inference_pb2.GetFeaturesResponse]]:
-        """The stored features of a feature service for many entities, without a model."""
+        """The stored and on-demand features of a feature service for many rows, without a model."""
 
     @_abc_1.abstractmethod
     def GetModel(

@@ -28,4 +28,13 @@ class CardSpend:
     last_cents = fti.last(Payment.amount_cents).over("24h")
 
 
-payment_risk = fti.FeatureService("payment_risk", [fti.request("amount_cents", int), CardSpend])
+amount_cents = fti.request("amount_cents", int)
+
+
+@fti.on_demand(amount=amount_cents, spend=CardSpend.spend_cents["24h"], n=CardSpend.payments["24h"], dtype=float)
+def times_usual(amount: fti.Column, spend: fti.Column, n: fti.Column) -> fti.Column:
+    """How many times the card's mean payment of the last day; columns of numpy in, a column out."""
+    return amount / (spend / n)
+
+
+payment_risk = fti.FeatureService("payment_risk", [amount_cents, CardSpend, times_usual])
