@@ -10,7 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streamfti.definitions.aggregations import count, last, max, mean, min, sum  # noqa: A004  # users write fti.sum
+from streamfti.definitions.aggregation_kinds import (
+    aggregate,
+    count,
+    first,
+    last,
+    last_n,
+    max,  # noqa: A004  # users write fti.max
+    mean,
+    min,  # noqa: A004
+    stddev,
+    sum,  # noqa: A004
+    time_since_last,
+    variance,
+)
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.decimals import Decimal
 from streamfti.definitions.events import Event, EventTime
@@ -41,10 +54,13 @@ __all__ = [
     "Request",
     "StreamFTIError",
     "TrainingSet",
+    "aggregate",
     "count",
     "feature_group",
+    "first",
     "label",
     "last",
+    "last_n",
     "load_catalog",
     "max",
     "mean",
@@ -53,7 +69,10 @@ __all__ = [
     "on_demand",
     "query_time",
     "request",
+    "stddev",
     "sum",
+    "time_since_last",
+    "variance",
     "when",
 ]
 

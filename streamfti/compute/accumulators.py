@@ -1,4 +1,6 @@
-"""Accumulators: the partial state that tiles hold and windows merge. numpy only, columnar.
+"""Accumulators: the partial state that tiles hold and windows merge; here those whose merge is a numpy ufunc.
+
+numpy only, columnar. Those that need more than a ufunc are in `ordered`, `moments` and the like.
 
 An accumulator is a commutative monoid over the events of one entity: `zero` is its identity, `add` makes states
 from runs of events, `merge` combines two states, and `reduce` folds the states of many tiles. Nothing else in the
@@ -18,22 +20,25 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from streamfti.definitions.dtypes import DType
-from streamfti.definitions.events import Field
+from streamfti.definitions.expressions import Expression
 
 __all__ = [
     "Accumulator",
     "Count",
     "EventColumns",
     "FieldColumn",
-    "Last",
+    "FloatSum",
+    "HighSum",
+    "LowSum",
     "Max",
     "Min",
+    "Newest",
     "State",
-    "Sum",
     "numpy_dtype",
 ]
 
 AnyArray = NDArray[Any]
+Number = int | float
 State = Mapping[str, AnyArray]
 """Columns of partial state by name, all of one length (or one shape `[n_rows, n_slots]`)."""
 
@@ -41,17 +46,17 @@ _INT64_MIN = np.iinfo(np.int64).min
 _INT64_MAX = np.iinfo(np.int64).max
 
 
-def numpy_dtype(event_field: Field) -> np.dtype[Any]:
-    """Return the little-endian type in which values of a field are accumulated: booleans count as 0 and 1."""
-    return np.dtype("<f8" if event_field.type.dtype is DType.FLOAT64 else "<i8")
+def numpy_dtype(operand: Expression) -> np.dtype[Any]:
+    """Return the little-endian type in which values are accumulated: booleans as 0 and 1, decimals unscaled."""
+    return np.dtype("<f8" if operand.type.dtype is DType.FLOAT64 else "<i8")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldColumn:
-    """The values of one field over n events.
+    """The values of one operand over n events.
 
     Attributes:
-        values: int64[n] or float64[n]; anything where null.
+        values: int64[n], float64[n] or, of strings, object[n]; anything where null.
         valid: bool[n], or None if no value is null.
     """
 
@@ -71,7 +76,7 @@ class EventColumns:
         entity: int64[n], a dense number for each entity.
         event_time_us: int64[n].
         position: int64[n], `partition << 48 | offset`: breaks ties of event time.
-        fields: the aggregated fields by name.
+        fields: the aggregated operands by name.
     """
 
     entity: NDArray[np.int64]
@@ -94,6 +99,9 @@ class Accumulator(ABC):
 
     is_exact: ClassVar[bool] = True
     """Whether the laws hold bit for bit on every dtype."""
+
+    dtypes: ClassVar[frozenset[DType]] = frozenset({DType.INT64, DType.FLOAT64, DType.BOOL, DType.DECIMAL})
+    """The types of operands that it takes."""
 
     @property
     @abstractmethod
@@ -155,6 +163,10 @@ class _Folded(Accumulator):
     def _inputs(self, events: EventColumns) -> AnyArray:
         """Return what each event contributes; the identity where its value is null."""
 
+    def _unless_null(self, events: EventColumns, operand: Expression, values: AnyArray) -> AnyArray:
+        valid = events.fields[operand.name].valid
+        return values if valid is None else np.where(valid, values, self._dtype.type(self._identity))
+
     @property
     @override
     def columns(self) -> Mapping[str, np.dtype[Any]]:
@@ -180,20 +192,20 @@ class _Folded(Accumulator):
 
 @dataclass(frozen=True)
 class Count(_Folded):
-    """The number of events, or of those whose field is not null."""
+    """The number of events, or of those whose operand is not null."""
 
-    field: Field | None = None
+    operand: Expression | None = None
     ufunc: ClassVar[np.ufunc] = np.add
 
     @classmethod
-    def of(cls, event_field: Field) -> Count:
-        """Count the values of a field; where it cannot be null, that is the count of events, which is shared."""
-        return cls(event_field if event_field.type.nullable else None)
+    def of(cls, operand: Expression) -> Count:
+        """Count the values of an operand; where it cannot be null, that is the count of events, which is shared."""
+        return cls(operand if operand.type.nullable else None)
 
     @property
     @override
     def name(self) -> str:
-        return "count" if self.field is None else f"count({self.field.name})"
+        return "count" if self.operand is None else f"count({self.operand.name})"
 
     @property
     def _dtype(self) -> np.dtype[Any]:
@@ -204,140 +216,133 @@ class Count(_Folded):
         return 0
 
     def _inputs(self, events: EventColumns) -> AnyArray:
-        valid = None if self.field is None else events.fields[self.field.name].valid
+        valid = None if self.operand is None else events.fields[self.operand.name].valid
         return np.ones(len(events), np.int64) if valid is None else valid.astype(np.int64)
 
 
 @dataclass(frozen=True)
-class _FoldedField(_Folded):
-    """A folded accumulator of one field."""
+class Newest(_Folded):
+    """The highest event time, of all events or of those whose operand is not null; the least int64 where none is."""
 
-    field: Field
+    operand: Expression | None = None
+    ufunc: ClassVar[np.ufunc] = np.maximum
 
     @property
     @override
     def name(self) -> str:
-        return f"{type(self).__name__.lower()}({self.field.name})"
+        return "newest" if self.operand is None else f"newest({self.operand.name})"
 
     @property
     def _dtype(self) -> np.dtype[Any]:
-        return numpy_dtype(self.field)
+        return np.dtype("<i8")
+
+    @property
+    def _identity(self) -> int:
+        return _INT64_MIN
 
     def _inputs(self, events: EventColumns) -> AnyArray:
-        column = events.fields[self.field.name]
-        if column.valid is None:
-            return column.values
-        return np.where(column.valid, column.values, self._dtype.type(self._identity))
+        if self.operand is None:
+            return events.event_time_us
+        return self._unless_null(events, self.operand, events.event_time_us)
 
-    def _extreme(self, of_int: int, of_float: float) -> int | float:
+
+@dataclass(frozen=True)
+class _FoldedOperand(_Folded):
+    """A folded accumulator of one operand."""
+
+    operand: Expression
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"{type(self).__name__.lower()}({self.operand.name})"
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return numpy_dtype(self.operand)
+
+    def _inputs(self, events: EventColumns) -> AnyArray:
+        return self._unless_null(events, self.operand, self._values(events))
+
+    def _values(self, events: EventColumns) -> AnyArray:
+        return events.fields[self.operand.name].values
+
+    def _extreme(self, of_int: int, of_float: float) -> Number:
         return of_float if self._dtype.kind == "f" else of_int
 
 
 @dataclass(frozen=True)
-class Sum(_FoldedField):
-    """The sum of a field: exact for integers while it fits 64 bits; for floats, rounded as the merges come."""
+class FloatSum(_FoldedOperand):
+    """The sum of floats, rounded as the merges come."""
 
     ufunc: ClassVar[np.ufunc] = np.add
     is_exact: ClassVar[bool] = False
+    dtypes: ClassVar[frozenset[DType]] = frozenset({DType.FLOAT64})
 
     @property
-    def _identity(self) -> int | float:
-        return self._extreme(0, 0.0)
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype("<f8")
+
+    @property
+    def _identity(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)
-class Min(_FoldedField):
-    """The least value of a field."""
+class _SumOfHalves(_FoldedOperand):
+    """Sums of one half of each integer, which 2**31 events cannot overflow, so that integer sums are exact."""
+
+    ufunc: ClassVar[np.ufunc] = np.add
+    dtypes: ClassVar[frozenset[DType]] = frozenset({DType.INT64, DType.BOOL, DType.DECIMAL})
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype("<i8")
+
+    @property
+    def _identity(self) -> int:
+        return 0
+
+    @abstractmethod
+    def _half(self, values: AnyArray) -> AnyArray: ...
+
+    def _values(self, events: EventColumns) -> AnyArray:
+        return self._half(super()._values(events))
+
+
+@dataclass(frozen=True)
+class LowSum(_SumOfHalves):
+    """The sum of the lower 32 bits of integers, taken as unsigned."""
+
+    def _half(self, values: AnyArray) -> AnyArray:
+        return np.asarray(values & 0xFFFF_FFFF)
+
+
+@dataclass(frozen=True)
+class HighSum(_SumOfHalves):
+    """The sum of integers shifted right by 32 bits, which keeps their sign."""
+
+    def _half(self, values: AnyArray) -> AnyArray:
+        return np.asarray(values >> 32)
+
+
+@dataclass(frozen=True)
+class Min(_FoldedOperand):
+    """The least value of an operand."""
 
     ufunc: ClassVar[np.ufunc] = np.minimum
 
     @property
-    def _identity(self) -> int | float:
+    def _identity(self) -> Number:
         return self._extreme(_INT64_MAX, np.inf)
 
 
 @dataclass(frozen=True)
-class Max(_FoldedField):
-    """The greatest value of a field."""
+class Max(_FoldedOperand):
+    """The greatest value of an operand."""
 
     ufunc: ClassVar[np.ufunc] = np.maximum
 
     @property
-    def _identity(self) -> int | float:
+    def _identity(self) -> Number:
         return self._extreme(_INT64_MIN, -np.inf)
-
-
-@dataclass(frozen=True)
-class Last(Accumulator):
-    """The value with the highest event time; ties go to the highest partition, then offset.
-
-    The position is kept with the value: without it, the winner of a tie would depend on the order of merging.
-    """
-
-    field: Field
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"last({self.field.name})"
-
-    @property
-    @override
-    def columns(self) -> Mapping[str, np.dtype[Any]]:
-        return {self._time: np.dtype("<i8"), self._position: np.dtype("<i8"), self.name: numpy_dtype(self.field)}
-
-    @property
-    def _time(self) -> str:
-        return f"{self.name}.event_time_us"
-
-    @property
-    def _position(self) -> str:
-        return f"{self.name}.position"
-
-    @override
-    def zero(self, n: int) -> State:
-        return self._state(np.full(n, _INT64_MIN), np.full(n, _INT64_MIN), np.zeros(n, numpy_dtype(self.field)))
-
-    def _state(self, time_us: AnyArray, position: AnyArray, values: AnyArray) -> State:
-        return {self._time: time_us, self._position: position, self.name: values}
-
-    @override
-    def add(self, events: EventColumns, starts: NDArray[np.int64]) -> State:
-        column = events.fields[self.field.name]
-        index = np.arange(len(events))
-        if column.valid is not None:
-            index = np.where(column.valid, index, -1)
-        last = np.maximum.reduceat(index, starts)
-        found = last >= 0
-        return self._state(
-            np.where(found, events.event_time_us[last], _INT64_MIN),
-            np.where(found, events.position[last], _INT64_MIN),
-            np.where(found, column.values[last], numpy_dtype(self.field).type(0)),
-        )
-
-    @override
-    def merge(self, left: State, right: State) -> State:
-        later = right[self._time] > left[self._time]
-        tied = right[self._time] == left[self._time]
-        take_right = later | (tied & (right[self._position] > left[self._position]))
-        return {name: np.where(take_right, right[name], left[name]) for name in self.columns}
-
-    @override
-    def reduce(self, state: State, mask: NDArray[np.bool_]) -> State:
-        time_us = np.where(mask, state[self._time], _INT64_MIN)
-        newest = time_us.max(axis=-1, keepdims=True)
-        candidate = (time_us == newest) & (newest > _INT64_MIN)
-        position = np.where(candidate, state[self._position], _INT64_MIN)
-        slot = position.argmax(axis=-1)
-        row = np.arange(slot.size)
-
-        def at_slot(column: AnyArray) -> AnyArray:
-            picked: AnyArray = column.reshape(slot.size, -1)[row, slot.ravel()]
-            return picked.reshape(slot.shape)
-
-        found = at_slot(candidate)
-        return {name: np.where(found, at_slot(state[name]), none) for name, none in self.zero(1).items()}
-
-    def is_present(self, state: State) -> NDArray[np.bool_]:
-        """Return where there was a value at all."""
-        return np.asarray(state[self._time] > _INT64_MIN)

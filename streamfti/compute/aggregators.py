@@ -1,27 +1,88 @@
-"""Aggregators: from the partial state of a window to a feature's value. One class a kind of aggregation."""
+"""Aggregators: from the partial state of a window to a feature's value. One class a kind of aggregation.
+
+An aggregation of your own is a subclass of `Aggregator` with a `kind`, made of the accumulators that there are or of
+some of your own; `fti.aggregate(YourAggregator, Event.field)` uses it. `streamfti.testing.laws` holds it to the same
+laws as those here.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
-from streamfti.compute.accumulators import Accumulator, Count, Last, Max, Min, State, Sum
-from streamfti.definitions.aggregations import Aggregation, AggregationKind
-from streamfti.definitions.events import Field
-from streamfti.errors import DefinitionError
+from streamfti.compute.accumulators import (
+    Accumulator,
+    Count,
+    FloatSum,
+    HighSum,
+    LowSum,
+    Max,
+    Min,
+    Newest,
+    State,
+    numpy_dtype,
+)
+from streamfti.compute.moments import Moments
+from streamfti.compute.ordered import First, Last, LastN
+from streamfti.compute.unscaled import nearest_float64
+from streamfti.definitions.aggregations import Aggregation
+from streamfti.definitions.dtypes import DType
+from streamfti.definitions.expressions import Expression
+from streamfti.errors import DefinitionError, did_you_mean
 
-__all__ = ["AGGREGATORS", "Aggregator", "aggregator"]
+__all__ = ["AGGREGATORS", "Aggregator", "Result", "aggregator"]
 
+Times = NDArray[np.int64]
 Result = tuple[NDArray[Any], NDArray[np.bool_]]
-"""Values (int64 or float64, of the shape of the state) and where there is one."""
+"""Values (int64, float64, or object of str; of the shape of the state) and where there is one."""
+
+AGGREGATORS: dict[str, type[Aggregator]] = {}
+"""Every kind of aggregation that a definition may name."""
 
 
 class Aggregator(ABC):
-    """One kind of aggregation of one field."""
+    """One kind of aggregation of one operand.
+
+    Subclasses that have a `kind` are found by it. One is made for each aggregation, from it alone.
+
+    Attributes:
+        kind: the word for it, which goes into fingerprints.
+        version: raise it when the same kind comes to mean something else.
+        aggregation: what is computed.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def __init_subclass__(cls) -> None:
+        kind = cls.__dict__.get("kind")
+        if kind is None:
+            return
+        known = AGGREGATORS.setdefault(kind, cls)
+        if known.__qualname__ != cls.__qualname__:
+            msg = f"an aggregator must have a kind of its own, got {kind!r} of {known.__qualname__}"
+            raise DefinitionError(msg)
+        AGGREGATORS[kind] = cls  # a definition file that is run again defines its classes anew
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        self.aggregation = aggregation
+
+    @property
+    def operand(self) -> Expression:
+        """What is aggregated.
+
+        Raises:
+            DefinitionError: if the aggregation has none.
+        """
+        if self.aggregation.operand is None:
+            msg = f"{self.kind}() must be given a field"
+            raise DefinitionError(msg)
+        return self.aggregation.operand
 
     @property
     @abstractmethod
@@ -31,105 +92,233 @@ class Aggregator(ABC):
     @property
     def alike(self) -> Hashable:
         """Equal for aggregators that differ in the names of their columns alone: one of them may work for all."""
-        return type(self)
+        operand = self.aggregation.operand
+        unit = None if operand is None else (operand.type.dtype, operand.type.scale)
+        return type(self), self.aggregation.parameters, self.aggregation.output, unit
 
     @abstractmethod
-    def result(self, state: State) -> Result:
-        """Return the values of windows from their states: the columns of all its accumulators, by name, any shape."""
+    def result(self, state: State, query_time_us: Times) -> Result:
+        """Return the values of windows from their states.
+
+        Args:
+            state: the columns of all its accumulators, by name, of any shape.
+            query_time_us: the query times, of a shape that numpy stretches to that of the state.
+        """
 
 
 class _Counting(Aggregator):
-    def __init__(self, field: Field | None) -> None:
-        self._count = Count(field)
+    kind = "count"
 
     @property
+    def _count(self) -> Count:
+        return Count(self.aggregation.operand)
+
+    @property
+    @override
     def accumulators(self) -> tuple[Accumulator, ...]:
         return (self._count,)
 
-    def result(self, state: State) -> Result:
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
         values = state[self._count.name]
         return values, np.ones(values.shape, np.bool_)
 
 
-class _OfField(Aggregator):
+class _OfOperand(Aggregator):
     """An aggregation that has no value when no event of the window carries one."""
 
-    def __init__(self, field: Field | None) -> None:
-        if field is None:
-            msg = f"{type(self).__name__} must be given a field"
-            raise DefinitionError(msg)
-        self._field = field
-        self._count = Count.of(field)
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__(aggregation)
+        self._count = Count.of(self.operand)
+        self._is_float = numpy_dtype(self.operand).kind == "f"
 
     def _present(self, state: State) -> NDArray[np.bool_]:
         return np.asarray(state[self._count.name] > 0)
 
 
-class _Folding(_OfField):
-    """The value of one folded accumulator."""
+def _unscaled(operand: Expression, values: NDArray[Any]) -> NDArray[Any]:
+    """Return what was accumulated as the value of a feature: a decimal is divided by its scale."""
+    if operand.type.dtype is not DType.DECIMAL:
+        return values
+    if values.dtype.kind == "f":
+        return np.asarray(values / 10.0**operand.type.scale)
+    return nearest_float64(values.ravel(), operand.type.scale).reshape(values.shape)
 
-    folded: type[Sum | Min | Max]
 
-    def __init__(self, field: Field | None) -> None:
-        super().__init__(field)
-        self._folded = self.folded(self._field)
+class _Total(_OfOperand):
+    """The sum of an operand: of integers and decimals in two halves, which makes it exact."""
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__(aggregation)
+        self._low, self._high, self._sum = LowSum(self.operand), HighSum(self.operand), FloatSum(self.operand)
 
     @property
+    @override
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return (self._count, self._sum) if self._is_float else (self._count, self._low, self._high)
+
+
+class _Summing(_Total):
+    kind = "sum"
+
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        present = self._present(state)
+        if self._is_float:
+            return state[self._sum.name], present
+        low = state[self._low.name]
+        high = state[self._high.name] + (low >> 32)
+        fits = (high >= -(2**31)) & (high < 2**31)
+        total = (high << 32) | (low & 0xFFFF_FFFF)
+        return _unscaled(self.operand, total), present & fits
+
+
+class _Averaging(_Total):
+    kind = "mean"
+
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        present = self._present(state)
+        n = np.where(present, state[self._count.name], 1)
+        if self._is_float:
+            return state[self._sum.name] / n, present
+        total = state[self._high.name] * 2.0**32 + state[self._low.name]
+        return _unscaled(self.operand, total / n), present
+
+
+class _Folding(_OfOperand):
+    """The value of one folded accumulator."""
+
+    folded: ClassVar[type[Min | Max]]
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__(aggregation)
+        self._folded = self.folded(self.operand)
+
+    @property
+    @override
     def accumulators(self) -> tuple[Accumulator, ...]:
         return (self._count, self._folded)
 
-    def result(self, state: State) -> Result:
-        return state[self._folded.name], self._present(state)
-
-
-class _Summing(_Folding):
-    folded = Sum
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        return _unscaled(self.operand, state[self._folded.name]), self._present(state)
 
 
 class _Least(_Folding):
+    kind = "min"
     folded = Min
 
 
 class _Greatest(_Folding):
+    kind = "max"
     folded = Max
 
 
-class _Averaging(_Folding):
-    folded = Sum
+class _Spreading(Aggregator):
+    kind = "variance"
 
-    def result(self, state: State) -> Result:
-        present = self._present(state)
-        n = np.where(present, state[self._count.name], 1)
-        return state[self._folded.name] / n, present
-
-
-class _Latest(Aggregator):
-    def __init__(self, field: Field | None) -> None:
-        if field is None:
-            msg = "last() must be given a field"
-            raise DefinitionError(msg)
-        self._last = Last(field)
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__(aggregation)
+        self._moments = Moments(self.operand)
 
     @property
+    @override
     def accumulators(self) -> tuple[Accumulator, ...]:
-        return (self._last,)
+        return (self._moments,)
 
-    def result(self, state: State) -> Result:
-        return state[self._last.name], self._last.is_present(state)
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        count = state[self._moments.count]
+        variance = state[self._moments.squares] / np.maximum(count - 1, 1)
+        return _unscaled(self.operand, _unscaled(self.operand, variance)), np.asarray(count > 1)
 
 
-AGGREGATORS: Mapping[AggregationKind, type[Aggregator]] = {
-    "count": _Counting,
-    "sum": _Summing,
-    "mean": _Averaging,
-    "min": _Least,
-    "max": _Greatest,
-    "last": _Latest,
-}
-"""Every kind of aggregation that a definition may name."""
+class _Deviating(_Spreading):
+    kind = "stddev"
+
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        variance, present = super().result(state, query_time_us)
+        return np.sqrt(variance), present
+
+
+class _OfEdge(Aggregator):
+    """The first or the last value."""
+
+    edge: ClassVar[type[First | Last]]
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__(aggregation)
+        self._edge = self.edge(self.operand)
+
+    @property
+    @override
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return (self._edge,)
+
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        return _unscaled(self.operand, state[self._edge.name]), self._edge.is_present(state)
+
+
+class _Latest(_OfEdge):
+    kind = "last"
+    edge = Last
+
+
+class _Earliest(_OfEdge):
+    kind = "first"
+    edge = First
+
+
+class _LatestOfSeveral(Aggregator):
+    kind = "last_n"
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__(aggregation)
+        self._last_n = LastN(self.operand, int(aggregation.parameter("n")))
+        self._place = int(aggregation.output) - 1
+
+    @property
+    @override
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return (self._last_n,)
+
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        values = state[self._last_n.values[self._place]]
+        present = state[self._last_n.times[self._place]] > np.iinfo(np.int64).min
+        return _unscaled(self.operand, values), np.asarray(present)
+
+
+class _Elapsed(Aggregator):
+    kind = "time_since_last"
+
+    @property
+    def _newest(self) -> Newest:
+        return Newest(self.aggregation.operand)
+
+    @property
+    @override
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return (self._newest,)
+
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        newest_us = state[self._newest.name]
+        present = newest_us > np.iinfo(np.int64).min
+        elapsed_us = np.maximum(query_time_us - np.where(present, newest_us, 0), 0)
+        return elapsed_us / 1e6, np.asarray(present)
 
 
 def aggregator(aggregation: Aggregation) -> Aggregator:
-    """Return what computes an aggregation."""
-    built: Aggregator = AGGREGATORS[aggregation.kind](aggregation.field)  # type: ignore[call-arg]  # every kind is built from its field
-    return built
+    """Return what computes an aggregation.
+
+    Raises:
+        DefinitionError: if there is none of its kind, or it needs an operand.
+    """
+    if aggregation.kind not in AGGREGATORS:
+        msg = f"no aggregator has the kind {aggregation.kind!r}"
+        raise DefinitionError(msg, hint=did_you_mean(aggregation.kind, AGGREGATORS))
+    return AGGREGATORS[aggregation.kind](aggregation)

@@ -11,11 +11,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns, FieldColumn, numpy_dtype
+from streamfti.compute.expressions import evaluate
+from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
+from streamfti.definitions.expressions import Expression
 from streamfti.definitions.groups import FeatureGroup
 
-__all__ = ["EventArrays", "aggregated_fields", "event_columns", "event_times_us", "key_expression", "positions"]
+__all__ = [
+    "EventArrays",
+    "event_columns",
+    "event_times_us",
+    "fields_read",
+    "key_expression",
+    "operands_of",
+    "positions",
+]
 
 _PARTITION_SHIFT = 48  # offsets below 2**48, partitions below 2**15
 
@@ -42,9 +53,16 @@ def key_expression(fields: Iterable[Field]) -> pl.Expr:
     return pl.concat_str(parts)
 
 
-def aggregated_fields(group: FeatureGroup) -> dict[str, Field]:
-    """Return the fields that a group's aggregations read, by name."""
-    return {f.aggregation.field.name: f.aggregation.field for f in group.features if f.aggregation.field is not None}
+def operands_of(features: Iterable[Feature]) -> dict[str, Expression]:
+    """Return what the aggregations of some features aggregate, by name."""
+    operands = (f.aggregation.operand for f in features)
+    return {operand.name: operand for operand in operands if operand is not None}
+
+
+def fields_read(group: FeatureGroup) -> set[str]:
+    """Return the names of the fields of an event that a group's features are made of: key, time and operands."""
+    operands = operands_of(group.features).values()
+    return {*group.entity, group.source.schema.event_time, *(f.name for o in operands for f in o.fields)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +72,7 @@ class EventArrays:
     Attributes:
         event_time_us: int64[n].
         position: int64[n].
-        fields: the fields that were asked for, by name.
+        fields: the operands that were asked for, by name.
     """
 
     event_time_us: NDArray[np.int64]
@@ -62,9 +80,9 @@ class EventArrays:
     fields: Mapping[str, FieldColumn]
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, schema: EventSchema, fields: Iterable[Field]) -> EventArrays:
+    def of(cls, frame: pl.DataFrame, schema: EventSchema, operands: Iterable[Expression]) -> EventArrays:
         """Take an event frame apart."""
-        columns = {field.name: _column(frame[field.name], field) for field in fields}
+        columns = {operand.name: _column(evaluate(operand, frame), operand) for operand in operands}
         return cls(event_times_us(frame, schema), positions(frame), columns)
 
     def sorted_by(self, entity: NDArray[np.int64], places: NDArray[np.int64], names: Iterable[str]) -> EventColumns:
@@ -73,7 +91,7 @@ class EventArrays:
         Args:
             entity: int64[m], the number of the entity of each event at `places`.
             places: int64[m], which events.
-            names: which fields to carry along.
+            names: which operands to carry along.
         """
         time_us, position = self.event_time_us[places], self.position[places]
         order = np.lexsort((position, time_us, entity))
@@ -83,26 +101,26 @@ class EventArrays:
 
 
 def event_columns(
-    frame: pl.DataFrame, schema: EventSchema, fields: Iterable[Field], entity: NDArray[np.int64]
+    frame: pl.DataFrame, schema: EventSchema, operands: Iterable[Expression], entity: NDArray[np.int64]
 ) -> EventColumns:
     """Return the events sorted by (entity, event time, position).
 
     Args:
         frame: an event frame of n rows, in any order.
         schema: its schema.
-        fields: those to carry along.
+        operands: what to carry along.
         entity: int64[n], the number of each row's entity.
     """
-    fields = list(fields)
-    arrays = EventArrays.of(frame, schema, fields)
-    return arrays.sorted_by(entity, np.arange(len(entity)), [field.name for field in fields])
+    operands = list(operands)
+    arrays = EventArrays.of(frame, schema, operands)
+    return arrays.sorted_by(entity, np.arange(len(entity)), [operand.name for operand in operands])
 
 
-def _column(series: pl.Series, field: Field) -> FieldColumn:
-    if field.type.dtype is DType.DECIMAL:
+def _column(series: pl.Series, operand: Expression) -> FieldColumn:
+    if operand.type.dtype is DType.DECIMAL:
         series = series.to_physical().cast(pl.Int64)  # unscaled; a precision of 18 digits fits
     if series.null_count() == 0:
-        return FieldColumn(series.to_numpy().astype(numpy_dtype(field), copy=False))
-    filled = series.fill_null(False if field.type.dtype is DType.BOOL else 0)
-    numbers: NDArray[Any] = filled.to_numpy().astype(numpy_dtype(field), copy=False)
+        return FieldColumn(series.to_numpy().astype(numpy_dtype(operand), copy=False))
+    filled = series.fill_null(False if operand.type.dtype is DType.BOOL else 0)
+    numbers: NDArray[Any] = filled.to_numpy().astype(numpy_dtype(operand), copy=False)
     return FieldColumn(numbers, series.is_not_null().to_numpy())

@@ -1,12 +1,12 @@
 """The layout of an entity's record in the online store: one string of ring buffers, one ring for each hop.
 
-    offset 0            newest event time applied, int64 µs (0: none)
+    offset 0            a microsecond after the newest event applied, int64 µs (0: none)
     then, per ring      n_slots slots, hop ascending
     slot                tile end, int64 µs (0: never written), then the columns of the ring's accumulators, 8 bytes each
 
 All numbers are little-endian. Tile `[start, start + hop)` lives in slot `start / hop mod n_slots` of its ring, so
-writing a tile overwrites the one that has left the window and nothing needs pruning. The end is stored instead of
-the start, because zeros, with which Redis pads a string, must read as an empty slot.
+writing a tile overwrites the one that has left the window and nothing needs pruning. Ends are stored instead of
+starts, because zeros, with which Redis pads a string, must read as an empty slot.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from streamfti.compute.accumulators import Accumulator
 from streamfti.compute.aggregators import aggregator
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.windows import LIFETIME, Window
 
-__all__ = ["HEADER_BYTES", "NEWEST", "TILE_END", "RecordLayout", "Ring"]
+__all__ = ["HEADER_BYTES", "NEWEST_END", "TILE_END", "RecordLayout", "Ring"]
 
-NEWEST = "newest_event_time_us"
+NEWEST_END = "newest_end_us"
 TILE_END = "tile_end_us"
 HEADER_BYTES = 8
 
@@ -44,6 +45,11 @@ class Ring:
     n_slots: int
     accumulators: Mapping[str, Accumulator]
     offset_bytes: int
+
+    @property
+    def is_lifetime(self) -> bool:
+        """Whether its one tile is of all events that there ever were."""
+        return self.hop_us == LIFETIME.hop_us
 
     @property
     def name(self) -> str:
@@ -89,7 +95,7 @@ class RecordLayout:
     def of(cls, group: FeatureGroup) -> RecordLayout:
         """Build the layout of a group's records."""
         rings = tuple(_rings(group.features, group.source.max_future_skew_us))
-        dtype = np.dtype([(NEWEST, "<i8"), *((r.name, r.slot_dtype, (r.n_slots,)) for r in rings)])
+        dtype = np.dtype([(NEWEST_END, "<i8"), *((r.name, r.slot_dtype, (r.n_slots,)) for r in rings)])
         return cls(rings, dtype)
 
     @property
@@ -108,13 +114,15 @@ def _rings(features: Iterable[Feature], max_future_skew_us: int) -> Iterable[Rin
         by_hop.setdefault(feature.window.hop_us, []).append(feature)
     offset_bytes = HEADER_BYTES
     for hop_us, members in sorted(by_hop.items()):
-        longest_us = max(f.window.length_us for f in members)
+        longest = max((f.window for f in members), key=lambda window: window.length_us)
         accumulators = {a.name: a for f in members for a in aggregator(f.aggregation).accumulators}
-        ring = Ring(hop_us, _n_slots(longest_us, hop_us, max_future_skew_us), accumulators, offset_bytes)
+        ring = Ring(hop_us, _n_slots(longest, max_future_skew_us), accumulators, offset_bytes)
         offset_bytes += ring.n_bytes
         yield ring
 
 
-def _n_slots(length_us: int, hop_us: int, max_future_skew_us: int) -> int:
-    """The tiles of a window, the open one, and those that events ahead of the clock may open."""
-    return length_us // hop_us + 1 + -(-max_future_skew_us // hop_us)
+def _n_slots(window: Window, max_future_skew_us: int) -> int:
+    """The tiles of a window, the open one, and those that events ahead of the clock may open; one for a lifetime."""
+    if window.is_lifetime:
+        return 1
+    return window.length_us // window.hop_us + 1 + -(-max_future_skew_us // window.hop_us)

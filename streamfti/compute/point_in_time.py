@@ -8,7 +8,7 @@ cancellation of prefix sums.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import Accumulator, EventColumns, State
 from streamfti.compute.aggregators import aggregator
-from streamfti.compute.event_columns import aggregated_fields, event_columns
-from streamfti.compute.values import FeatureColumn, feature_column
+from streamfti.compute.event_columns import event_columns, operands_of
+from streamfti.compute.values import NO_EVENT, FeatureColumn, feature_column
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.windows import Window
@@ -52,7 +52,8 @@ def point_in_time(
         also_by: columns of both frames that make entities of one key different ones, such as which read of it is
             meant.
     """
-    index = EventIndex.of(group, events, keys, also_by)
+    index = EventIndex.of(group, events, keys, features, also_by)
+    age_us = index.age_us(query_time_us, head_us)
     windows: dict[Window, tuple[AnyArray, AnyArray]] = {}
     states: dict[tuple[Window, str], State] = {}
     trees: dict[str, _MergeTree] = {}
@@ -69,8 +70,8 @@ def point_in_time(
                     trees[accumulator.name] = _MergeTree(accumulator, index.events)
                 states[key] = trees[accumulator.name].query(*windows[feature.window])
             state |= states[key]
-        values, present = kind.result(state)
-        columns[feature.qualified_name] = feature_column(feature, values, present, index.has_entity)
+        values, present = kind.result(state, query_time_us)
+        columns[feature.qualified_name] = feature_column(feature, values, present, age_us, index.has_entity)
     return columns
 
 
@@ -92,17 +93,25 @@ class EventIndex:
 
     @classmethod
     def of(
-        cls, group: FeatureGroup, events: pl.DataFrame, keys: pl.DataFrame, also_by: Sequence[str] = ()
+        cls,
+        group: FeatureGroup,
+        events: pl.DataFrame,
+        keys: pl.DataFrame,
+        features: Iterable[Feature] = (),
+        also_by: Sequence[str] = (),
     ) -> EventIndex:
-        """Number the entities of the queries and keep only their events; `also_by` as in `point_in_time`."""
+        """Number the entities of the queries and keep only their events, with the operands of some features.
+
+        `also_by` as in `point_in_time`.
+        """
         names = [*group.entity, *also_by]
         wanted = keys.select(names)
         numbered = wanted.unique(maintain_order=True).drop_nulls().with_row_index(_ENTITY)
         entity = wanted.join(numbered, on=names, how="left", maintain_order="left")[_ENTITY]
         own = events.join(numbered, on=names, how="inner")
-        fields = aggregated_fields(group).values()
+        operands = operands_of(features).values()
         numbers = own[_ENTITY].to_numpy().astype(np.int64)
-        sorted_events = event_columns(own, group.source.schema, fields, numbers)
+        sorted_events = event_columns(own, group.source.schema, operands, numbers)
         return cls(sorted_events, entity.cast(pl.Int64).fill_null(-1).to_numpy())
 
     @property
@@ -117,6 +126,15 @@ class EventIndex:
         """
         rank = np.searchsorted(self._times_us, time_us, side="left")
         return np.searchsorted(self._order, self.entity * self._slots + rank, side="left")
+
+    def age_us(self, query_time_us: NDArray[np.int64], head_us: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return int64[n_queries]: how old the newest event of each entity is; `NO_EVENT` where it has none."""
+        before = self.first_not_before(query_time_us if head_us is None else head_us)
+        if not len(self.events):
+            return np.full(len(before), NO_EVENT)
+        at = np.maximum(before - 1, 0)
+        found = (before > 0) & (self.events.entity[at] == self.entity)
+        return np.where(found, query_time_us - self.events.event_time_us[at], NO_EVENT)
 
     def runs(
         self, window: Window, query_time_us: NDArray[np.int64], head_us: NDArray[np.int64] | None = None

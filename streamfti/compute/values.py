@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
 
-__all__ = ["FeatureColumn", "FeatureMatrix", "MatrixColumns", "Status", "feature_column", "fill_absent"]
+__all__ = [
+    "NO_EVENT",
+    "FeatureColumn",
+    "FeatureMatrix",
+    "MatrixColumns",
+    "Status",
+    "expire",
+    "feature_column",
+    "fill_absent",
+]
 
 AnyArray = NDArray[Any]
 
@@ -26,13 +35,18 @@ class Status(IntEnum):
     DEFAULTED = 2
     """The window held no value, and the definition says what to serve then."""
     EXPIRED = 3
-    """There was a value, older than the definition allows."""
+    """There may be a value, but the entity's newest event is older than the definition allows, or it has none."""
     MISSING = 4
     """There is no value, or no entity to have one."""
 
 
 # As plain scalars: looking up a member of an enum and converting it costs as much as a small numpy call.
 _PRESENT, _EXPIRED, _MISSING = np.uint8(Status.PRESENT), np.uint8(Status.EXPIRED), np.uint8(Status.MISSING)
+
+
+NO_EVENT = 1 << 62
+"""The age of the newest event of an entity that has none: older than any."""
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +76,15 @@ class MatrixColumns:
         is_float: bool[k].
         default_words: int64[k]: the default of each, as the bits of float64 in columns of floats; 0 if there is none.
         absent: uint8[k]: the status where a window held no value.
+        expires_after_us: int64[k]: what age of the entity's newest event makes a value expire; the greatest int64
+            where none does.
     """
 
     names: tuple[str, ...]
     is_float: NDArray[np.bool_]
     default_words: NDArray[np.int64]
     absent: NDArray[np.uint8]
+    expires_after_us: NDArray[np.int64]
 
     @classmethod
     def of(cls, features: Sequence[Feature]) -> MatrixColumns:
@@ -80,10 +97,18 @@ class MatrixColumns:
                 [np.array([f.default or 0], t).view("<i8")[0] for f, t in zip(features, dtypes, strict=True)], np.int64
             ),
             absent=np.array([_absent(f) for f in features], np.uint8),
+            expires_after_us=np.array(
+                [_NEVER if f.expires_after_us is None else f.expires_after_us for f in features], np.int64
+            ),
         )
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def expire(self) -> bool:
+        """Whether a value of one of them can expire."""
+        return bool((self.expires_after_us < _NEVER).any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +151,33 @@ class FeatureMatrix:
 
 
 def feature_column(
-    feature: Feature, values: AnyArray, present: NDArray[np.bool_], has_entity: NDArray[np.bool_] | None = None
+    feature: Feature,
+    values: AnyArray,
+    present: NDArray[np.bool_],
+    age_us: NDArray[np.int64],
+    has_entity: NDArray[np.bool_] | None = None,
 ) -> FeatureColumn:
-    """Apply the feature's default where the window held no value; without an entity, all is missing."""
+    """Apply the feature's default where the window held no value; without an entity, all is missing.
+
+    Args:
+        feature: the feature.
+        values: [n].
+        present: bool[n]: where the window held a value.
+        age_us: int64[n]: how old the newest event of each entity is; `NO_EVENT` where it has none.
+        has_entity: bool[n]; None where every row names one.
+    """
     default = values.dtype.type(feature.default or 0)
-    return FeatureColumn(*fill_absent(values, present, default, _absent(feature), has_entity))
+    filled, status = fill_absent(values, present, default, _absent(feature), has_entity)
+    if feature.expires_after_us is not None:
+        expire(filled, status, age_us >= feature.expires_after_us)
+    return FeatureColumn(filled, status)
+
+
+def expire(values: AnyArray, status: NDArray[np.uint8], is_old: NDArray[np.bool_]) -> None:
+    """Make values expire, in place: those that are present, where a mask of their shape is true."""
+    expired = is_old & (status == _PRESENT)
+    values[expired] = values.dtype.type(0)
+    status[expired] = _EXPIRED
 
 
 def _absent(feature: Feature) -> np.uint8:

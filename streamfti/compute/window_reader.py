@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from streamfti.compute.accumulators import Accumulator, State
 from streamfti.compute.aggregators import Aggregator, aggregator
 from streamfti.compute.layout import TILE_END, RecordLayout, Ring
-from streamfti.compute.values import FeatureMatrix, MatrixColumns, fill_absent
+from streamfti.compute.values import NO_EVENT, FeatureMatrix, MatrixColumns, expire, fill_absent
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.windows import Window
@@ -82,8 +82,8 @@ class WindowReader:
         return np.frombuffer(data, "<i8").reshape(n_rows, self._n_words)
 
     def newest_event_time_us(self, rows: Words) -> NDArray[np.int64]:
-        """Return int64[n, n_parts]: the newest event time applied to each record, 0 where there is none."""
-        return rows[:, self._headers]
+        """Return int64[n, n_parts]: the newest event time applied to each record, -1 where there is none."""
+        return rows[:, self._headers] - 1
 
     def read(
         self, rows: Words, query_time_us: NDArray[np.int64], has_entity: NDArray[np.bool_] | None = None
@@ -115,10 +115,18 @@ class WindowReader:
             inside = stack.inside(rows, query_time_us)
             states = [fold.reduce(rows, inside) for fold in stack.folds]
             for result in stack.results:
-                result.write(states, words, present)
+                result.write(states, query_time_us, words, present)
         has_value = None if has_entity is None else has_entity.take(self._part, axis=1)
         filled, status = fill_absent(words, present, self.columns.default_words, self.columns.absent, has_value)
+        if self.columns.expire:
+            age_us = self._age_us(rows, query_time_us).take(self._part, axis=1)
+            expire(filled, status, age_us >= self.columns.expires_after_us)
         return FeatureMatrix(self.columns, filled, status)
+
+    def _age_us(self, rows: Words, query_time_us: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n, n_parts]: how old the newest event of each entity is."""
+        newest_us = self.newest_event_time_us(rows)
+        return np.where(newest_us >= 0, query_time_us[:, np.newaxis] - newest_us, NO_EVENT)
 
 
 class _Fold(NamedTuple):
@@ -156,10 +164,12 @@ class _Result(NamedTuple):
     features: Index
     is_float: bool
 
-    def write(self, states: Sequence[State], words: Words, present: NDArray[np.bool_]) -> None:
+    def write(
+        self, states: Sequence[State], query_time_us: NDArray[np.int64], words: Words, present: NDArray[np.bool_]
+    ) -> None:
         """Write values and where there is one into the columns of the features."""
         state = {name: states[fold][column].take(place, axis=1) for name, (fold, column, place) in self.sources.items()}
-        values, has_value = self.aggregator.result(state)
+        values, has_value = self.aggregator.result(state, query_time_us[:, np.newaxis])
         target = words.view(np.float64) if self.is_float else words
         target[:, self.features] = values
         present[:, self.features] = has_value

@@ -1,47 +1,84 @@
 """Aggregations: what a feature says about the events in its window. Specifications only; the maths is in `compute`.
 
-A user writes `sum(Transaction.amount).over("1h", "24h", default=0)`. To a type checker `Transaction.amount` is a
-`float`; at run time it is a `Field`.
+The functions that users write (`fti.sum(Transaction.amount)`) are in `aggregation_kinds`.
 """
 
 from __future__ import annotations
 
-import decimal
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, cast
 
 from streamfti.definitions.dtypes import DType
-from streamfti.definitions.durations import Duration
-from streamfti.definitions.events import Field
-from streamfti.definitions.windows import Window
+from streamfti.definitions.durations import Duration, duration_us
+from streamfti.definitions.expressions import Expression, when
+from streamfti.definitions.windows import LIFETIME, Window
 from streamfti.errors import DefinitionError, did_you_mean
 
 __all__ = [
     "Aggregation",
-    "AggregationKind",
+    "AggregationSet",
+    "Default",
     "Feature",
+    "Parameter",
     "WindowedAggregation",
-    "count",
-    "last",
-    "max",
-    "mean",
-    "min",
-    "sum",
+    "checked_condition",
+    "checked_operand",
 ]
 
-AggregationKind = Literal["count", "sum", "mean", "min", "max", "last"]
+Default = int | float | str | None
+"""What is served where a window holds no value; None: nothing is."""
+
+Parameter = int | float | str
+"""What a parameter of an aggregation may be: a plain JSON value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """One kind of aggregation over one field (over the events themselves for `count`)."""
+    """One value about the events of a window: a kind of aggregation of one operand.
 
-    kind: AggregationKind
-    field: Field | None = None
+    Attributes:
+        kind: names the aggregator of `compute` that computes it.
+        dtype: the type of its values.
+        operand: what is aggregated, one value an event; None: the events themselves.
+        parameters: what else its meaning depends on, by name.
+        output: which of the values that the aggregator has, where it has several: the last but one, the 95th
+            percentile. Part of the feature's name.
+    """
+
+    kind: str
+    dtype: DType
+    operand: Expression | None = None
+    parameters: tuple[tuple[str, Parameter], ...] = ()
+    output: str = ""
+
+    def parameter(self, name: str) -> Parameter:
+        """Return a parameter by its name."""
+        return dict(self.parameters)[name]
+
+    def __str__(self) -> str:
+        operand = [] if self.operand is None else [self.operand.name]
+        given = [*operand, *(f"{name}={value}" for name, value in self.parameters)]
+        return f"{self.kind}({', '.join(given)})" + (f"[{self.output}]" if self.output else "")
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationSet:
+    """What one call such as `fti.sum(Transaction.amount)` stands for: one aggregation, or one for each output."""
+
+    aggregations: tuple[Aggregation, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kind of all of them."""
+        return self.aggregations[0].kind
 
     def over(
-        self, *windows: Duration, hop: Duration | None = None, default: float | None = None
+        self,
+        *windows: Duration,
+        hop: Duration | None = None,
+        default: float | str | None = None,
+        expires_after: Duration | None = None,
     ) -> WindowedAggregation:
         """Take it over one or more windows: one feature each, named `<attribute>_<window>`.
 
@@ -50,6 +87,7 @@ class Aggregation:
             hop: how the tail moves, for all these windows; by default each window gets the largest hop of the
                 ladder that is at most a twelfth of it.
             default: the value served, with status DEFAULTED, when the window holds no value.
+            expires_after: a value is served as EXPIRED when the entity's newest event is that old, or it has none.
 
         Raises:
             DefinitionError: if there is no window, one stands twice, or a hop does not divide its window.
@@ -61,33 +99,53 @@ class Aggregation:
         if len({w.label for w in built}) < len(built):
             msg = f"{self.kind}().over() must not name a window twice, got {[w.label for w in built]}"
             raise DefinitionError(msg)
-        return WindowedAggregation(self, built, self._checked_default(default))
+        return self._windowed(built, default, expires_after)
 
-    def _checked_default(self, default: float | None) -> float | None:
-        """Return the default as a value of the feature's type."""
-        if default is None:
-            return None
-        if self.kind == "count":
-            msg = "count() of an empty window is 0 and takes no default"
-            raise DefinitionError(msg)
-        if not math.isfinite(default):
-            msg = f"the default of {self.kind}() must be finite, got {default!r}"
-            raise DefinitionError(msg)
-        if self.dtype is DType.FLOAT64:
-            return float(default)
-        if default != int(default) or not -(2**63) <= default < 2**63:
-            msg = f"the default of {self.kind}() of an integer must be an integer of 64 bits, got {default!r}"
-            raise DefinitionError(msg)
-        return int(default)
+    def lifetime(
+        self, *, default: float | str | None = None, expires_after: Duration | None = None
+    ) -> WindowedAggregation:
+        """Take it over all events that the entity has ever had: a feature named `<attribute>`.
 
-    @property
-    def dtype(self) -> DType:
-        """The type of its result."""
-        if self.kind == "count":
-            return DType.INT64
-        if self.kind == "mean" or (self.field is not None and self.field.type.dtype is DType.FLOAT64):
-            return DType.FLOAT64
-        return DType.INT64
+        A record with such a feature stays in the online store for ever.
+
+        Args:
+            default: the value served, with status DEFAULTED, when there is none.
+            expires_after: a value is served as EXPIRED when the entity's newest event is that old, or it has none.
+        """
+        return self._windowed((LIFETIME,), default, expires_after)
+
+    def _windowed(
+        self, windows: tuple[Window, ...], default: float | str | None, expires_after: Duration | None
+    ) -> WindowedAggregation:
+        subject = f"expires_after of {self.kind}()"
+        expires_us = None if expires_after is None else duration_us(expires_after, subject=subject)
+        return WindowedAggregation(
+            self.aggregations, windows, _checked_default(self.aggregations[0], default), expires_us
+        )
+
+
+def _checked_default(aggregation: Aggregation, default: float | str | None) -> Default:
+    """Return the default as a value of the aggregation's type."""
+    if default is None:
+        return None
+    kind = aggregation.kind
+    if kind == "count":
+        msg = "count() of an empty window is 0 and takes no default"
+        raise DefinitionError(msg)
+    if aggregation.dtype is DType.STRING or isinstance(default, str):
+        if aggregation.dtype is not DType.STRING or not isinstance(default, str):
+            msg = f"the default of {kind}() must be a {aggregation.dtype.value}, got {default!r}"
+            raise DefinitionError(msg)
+        return default
+    if not math.isfinite(default):
+        msg = f"the default of {kind}() must be finite, got {default!r}"
+        raise DefinitionError(msg)
+    if aggregation.dtype is DType.FLOAT64:
+        return float(default)
+    if default != int(default) or not -(2**63) <= default < 2**63:
+        msg = f"the default of {kind}() of an integer must be an integer of 64 bits, got {default!r}"
+        raise DefinitionError(msg)
+    return int(default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +156,8 @@ class Feature:
     name: str
     aggregation: Aggregation
     window: Window
-    default: float | None
+    default: Default
+    expires_after_us: int | None = None
 
     @property
     def dtype(self) -> DType:
@@ -111,74 +170,82 @@ class Feature:
         return f"{self.group}.{self.name}"
 
     @property
+    def label(self) -> str:
+        """What tells it from the other features of its attribute: window and output; empty if it is the only one."""
+        return "_".join(filter(None, (self.window.label, self.aggregation.output)))
+
+    @property
     def attribute(self) -> str:
-        """The name under which it stands in the body of its group, without the window."""
-        return self.name.removesuffix(f"_{self.window.label}")
+        """The name under which it stands in the body of its group, without window and output."""
+        return self.name.removesuffix(f"_{self.label}") if self.label else self.name
+
+    @property
+    def reach_us(self) -> int | None:
+        """How far before the query time an event can still matter, at most; None: there is no bound."""
+        if self.window.is_lifetime:
+            return None
+        return max(self.window.length_us + self.window.hop_us, self.expires_after_us or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class WindowedAggregation:
-    """An aggregation over windows, as it stands in the body of a feature group.
+    """Aggregations over windows, as they stand in the body of a feature group.
 
-    As an attribute of the finished group it gives single features by their window: `CardSpend.spend["24h"]`.
+    As an attribute of the finished group it gives single features by their label, which is the window and, where
+    there are several outputs, the output: `CardSpend.spend["24h"]`, `CardSpend.recent["24h_1"]`.
     """
 
-    aggregation: Aggregation
+    aggregations: tuple[Aggregation, ...]
     windows: tuple[Window, ...]
-    default: float | None
+    default: Default
+    expires_after_us: int | None = None
     features: tuple[Feature, ...] = ()
-    """One for each window, once the group is built."""
+    """One for each window and output, once the group is built."""
 
-    def __getitem__(self, window: str) -> Feature:
-        """Return the feature of a window, by the window's label.
+    def build_features(self, group: str, attribute: str) -> tuple[Feature, ...]:
+        """Return the features that it stands for under a name of a group."""
+        return tuple(
+            Feature(
+                group, _name(attribute, window, aggregation), aggregation, window, self.default, self.expires_after_us
+            )
+            for window in self.windows
+            for aggregation in self.aggregations
+        )
+
+    def __getitem__(self, label: str) -> Feature:
+        """Return the feature of a window (and output), by its label.
 
         Raises:
-            DefinitionError: if there is no such window.
+            DefinitionError: if there is no such feature.
         """
         for feature in self.features:
-            if feature.window.label == window:
+            if feature.label == label:
                 return feature
-        msg = (
-            f"{self.aggregation.kind}() must be taken over the window {window!r}, got {[w.label for w in self.windows]}"
-        )
-        raise DefinitionError(msg, hint=did_you_mean(window, [w.label for w in self.windows]))
+        labels = [feature.label for feature in self.features]
+        msg = f"{self.aggregations[0].kind}() must be taken over the window {label!r}, got {labels}"
+        raise DefinitionError(msg, hint=did_you_mean(label, labels))
 
 
-def _of_number(kind: AggregationKind, field: Any) -> Aggregation:  # noqa: ANN401  # a float to the checker, a Field at run time
-    if not isinstance(field, Field):
-        msg = f"{kind}() must be given a field of an event class, such as Transaction.amount, got {field!r}"
+def _name(attribute: str, window: Window, aggregation: Aggregation) -> str:
+    return "_".join(filter(None, (attribute, window.label, aggregation.output)))
+
+
+def checked_operand(kind: str, operand: Any, where: object = None) -> Expression:  # noqa: ANN401  # a value to the checker, a Field at run time
+    """Return what a user gave to an aggregation as its operand: null where a condition does not hold, if there is one.
+
+    Raises:
+        DefinitionError: if it is not made of fields of an event.
+    """
+    if not isinstance(operand, Expression) or not operand.fields:
+        msg = f"{kind}() must be given a field of an event class, such as Transaction.amount, got {operand!r}"
         raise DefinitionError(msg)
-    if not field.type.dtype.is_numeric:
-        msg = f"{kind}() must be given a field of numbers, got {field}, which is {field.type}"
-        raise DefinitionError(msg)
-    return Aggregation(kind, field)
+    return operand if where is None else cast("Expression", when(where, operand))
 
 
-def count() -> Aggregation:
-    """Return the number of events: 0 where there are none."""
-    return Aggregation("count")
+def checked_condition(where: object) -> Expression | None:
+    """Return an operand that is null for just the events that do not count; None if all do.
 
-
-def sum(field: float | decimal.Decimal | None) -> Aggregation:  # noqa: A001  # the field's word for it; users write fti.sum
-    """Return the sum of a field: exact for integers; null values do not take part; missing if there is none."""
-    return _of_number("sum", field)
-
-
-def mean(field: float | decimal.Decimal | None) -> Aggregation:
-    """Return the arithmetic mean of a field; null values do not take part; missing if there is none."""
-    return _of_number("mean", field)
-
-
-def min(field: float | decimal.Decimal | None) -> Aggregation:  # noqa: A001  # users write fti.min
-    """Return the least value of a field; missing if there is none."""
-    return _of_number("min", field)
-
-
-def max(field: float | decimal.Decimal | None) -> Aggregation:  # noqa: A001  # users write fti.max
-    """Return the greatest value of a field; missing if there is none."""
-    return _of_number("max", field)
-
-
-def last(field: float | decimal.Decimal | None) -> Aggregation:
-    """Return the value with the highest event time (ties: highest partition, then offset); missing if none."""
-    return _of_number("last", field)
+    Raises:
+        DefinitionError: if the condition is none.
+    """
+    return None if where is None else cast("Expression", when(where, 1))

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 
 from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.expressions import Expression, Field
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.on_demand import OnDemandFeature, OnDemandInput
 from streamfti.definitions.request_features import RequestFeature
@@ -23,15 +24,28 @@ Meaning = dict[str, object]
 
 
 def _feature_meaning(feature: Feature) -> Meaning:
-    field = feature.aggregation.field
-    return {
+    aggregation = feature.aggregation
+    operand = aggregation.operand
+    meaning: Meaning = {
         "name": feature.name,
-        "aggregation": feature.aggregation.kind,
-        "field": None if field is None else [field.name, str(field.type)],
+        "aggregation": aggregation.kind,
+        "field": _operand_meaning(operand),
         "length_us": feature.window.length_us,
         "hop_us": feature.window.hop_us,
         "default": feature.default,
     }
+    optional = {
+        "parameters": [list(parameter) for parameter in aggregation.parameters],
+        "output": aggregation.output,
+        "expires_after_us": feature.expires_after_us,
+    }
+    return meaning | {name: value for name, value in optional.items() if value}
+
+
+def _operand_meaning(operand: Expression | None) -> list[object] | None:
+    if operand is None:
+        return None
+    return [operand.name, str(operand.type)] if isinstance(operand, Field) else operand.document()
 
 
 def _group_identity(group: FeatureGroup) -> Meaning:
@@ -45,9 +59,17 @@ def _group_identity(group: FeatureGroup) -> Meaning:
     }
 
 
+_STORED_FORM = 2
+"""Raised when the same definition comes to be stored in another form: what is stored by the old one is not read."""
+
+
 def group_meaning(group: FeatureGroup) -> Meaning:
     """Return what the values of a group mean, as plain JSON values."""
-    return {**_group_identity(group), "features": [_feature_meaning(f) for f in group.features]}
+    return {
+        **_group_identity(group),
+        "stored_form": _STORED_FORM,
+        "features": [_feature_meaning(f) for f in group.features],
+    }
 
 
 def service_meaning(service: FeatureService) -> Meaning:

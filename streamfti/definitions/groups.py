@@ -32,8 +32,8 @@ class FeatureGroup:
     entity: tuple[str, ...]
     """The fields of the event that together are the entity key; order matters."""
     features: tuple[Feature, ...]
-    retention_us: int
-    """How long an idle entity's record stays in the online store."""
+    retention_us: int | None
+    """How long an idle entity's record stays in the online store; None: for ever."""
     doc: str = ""
 
     def __post_init__(self) -> None:
@@ -57,10 +57,11 @@ class FeatureGroup:
         self._check_names()
 
     def _check_field(self, feature: Feature) -> None:
-        field = feature.aggregation.field
-        if field is not None and not field.same_as(self.source.schema.field(field.name)):
-            msg = f"feature {feature.qualified_name!r} must use a field of {self.source.schema.name}, got {field}"
-            raise DefinitionError(msg)
+        operand = feature.aggregation.operand
+        for field in () if operand is None else operand.fields:
+            if not field.same_as(self.source.schema.field(field.name)):
+                msg = f"feature {feature.qualified_name!r} must use a field of {self.source.schema.name}, got {field}"
+                raise DefinitionError(msg)
 
     def _check_names(self) -> None:
         names = [f.name for f in self.features]
@@ -90,9 +91,8 @@ class FeatureGroup:
         if name.startswith("_"):
             raise AttributeError(name)
         of_attribute = tuple(f for f in self.features if f.attribute == name)
-        if of_attribute:
-            first, windows = of_attribute[0], tuple(f.window for f in of_attribute)
-            return WindowedAggregation(first.aggregation, windows, first.default, of_attribute)
+        if of_attribute and of_attribute[0].name != name:
+            return _windowed(of_attribute)
         try:
             return self.feature(name)
         except DefinitionError as exc:
@@ -114,7 +114,8 @@ def feature_group(
             null belongs to no entity of this group and is passed over by it.
         version: raise it when a change gives stored values another meaning.
         retention: how long an idle entity's record stays in the online store; by default twice the longest
-            window and a day, so that a pipeline that is behind does not find its tiles expired.
+            window (or `expires_after`) and a day, so that a pipeline that is behind does not find its tiles
+            expired. With a lifetime feature it stays for ever, and there is none to give.
 
     Raises:
         DefinitionError: if the group is impossible; the message names the feature and what it must be.
@@ -122,16 +123,38 @@ def feature_group(
 
     def build(cls: type) -> FeatureGroup:
         features = tuple(_features(cls))
-        longest_us = max((f.window.length_us for f in features), default=0)
-        subject = f"retention of feature group {cls.__name__!r}"
-        retention_us = 2 * longest_us + DAY_US if retention is None else duration_us(retention, subject=subject)
-        if retention_us < longest_us:
-            msg = f"{subject} must be at least its longest window, got {retention!r}"
-            raise DefinitionError(msg)
+        retention_us = _retention_us(cls.__name__, features, retention)
         keys = (entity,) if isinstance(entity, str) else entity
         return FeatureGroup(cls.__name__, version, source, keys, features, retention_us, (cls.__doc__ or "").strip())
 
     return build
+
+
+def _retention_us(name: str, features: tuple[Feature, ...], retention: Duration | None) -> int | None:
+    subject = f"retention of feature group {name!r}"
+    if any(f.window.is_lifetime for f in features):
+        if retention is not None:
+            msg = f"{subject} must not be given, as it has features over the lifetime of an entity, got {retention!r}"
+            raise DefinitionError(msg, hint="a lifetime that were forgotten would differ from history")
+        return None
+    longest_us = max((max(f.window.length_us, f.expires_after_us or 0) for f in features), default=0)
+    retention_us = 2 * longest_us + DAY_US if retention is None else duration_us(retention, subject=subject)
+    if retention_us < longest_us:
+        msg = f"{subject} must be at least its longest window and expires_after, got {retention!r}"
+        raise DefinitionError(msg)
+    return retention_us
+
+
+def _windowed(features: tuple[Feature, ...]) -> WindowedAggregation:
+    """Return all windows and outputs of an attribute."""
+    first = features[0]
+    return WindowedAggregation(
+        tuple(dict.fromkeys(f.aggregation for f in features)),
+        tuple(dict.fromkeys(f.window for f in features)),
+        first.default,
+        first.expires_after_us,
+        features,
+    )
 
 
 def _features(cls: type) -> list[Feature]:
@@ -142,8 +165,5 @@ def _features(cls: type) -> list[Feature]:
         if not isinstance(value, WindowedAggregation):
             msg = f"{cls.__name__}.{name} must be an aggregation over windows, got {value!r}"
             raise DefinitionError(msg, hint="did you forget .over('1h')?")
-        found += [
-            Feature(cls.__name__, f"{name}_{window.label}", value.aggregation, window, value.default)
-            for window in value.windows
-        ]
+        found += value.build_features(cls.__name__, name)
     return found

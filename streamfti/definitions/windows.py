@@ -20,7 +20,7 @@ from streamfti.definitions.durations import (
 )
 from streamfti.errors import DefinitionError
 
-__all__ = ["HOPS_US", "Window", "default_hop_us", "floor_us"]
+__all__ = ["HOPS_US", "LIFETIME", "Window", "default_hop_us", "floor_us"]
 
 HOPS_US = (
     SECOND_US,
@@ -68,6 +68,11 @@ class Window:
     length_us: int
     hop_us: int
 
+    @property
+    def is_lifetime(self) -> bool:
+        """Whether it holds all events that there ever were."""
+        return self.length_us == _LIFETIME_US
+
     @classmethod
     def of(cls, length: Duration, hop: Duration | None = None) -> Window:
         """Build a window from what the user wrote.
@@ -85,3 +90,10 @@ class Window:
     def start_us(self, query_time_us: int) -> int:
         """Return the (included) start of the window at a query time."""
         return floor_us(query_time_us - self.length_us, self.hop_us)
+
+
+_LIFETIME_US = 1 << 62
+"""Longer than any time that an event can have, so that all event times lie in the first hop, and no tail reaches it."""
+
+LIFETIME = Window("", _LIFETIME_US, _LIFETIME_US)
+"""The window of all events: one tile, which never leaves it. It gives no label to feature names."""

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns
-from streamfti.compute.event_columns import EventArrays, aggregated_fields, key_expression
+from streamfti.compute.event_columns import EventArrays, key_expression, operands_of
 from streamfti.definitions.groups import FeatureGroup
 
 __all__ = ["BatchColumns"]
@@ -42,13 +42,13 @@ class BatchColumns:
     def of(cls, frame: pl.DataFrame, groups: Iterable[FeatureGroup]) -> BatchColumns:
         """Take an event frame apart for the groups of its source, at least one."""
         groups = list(groups)
-        fields = {name: field for group in groups for name, field in aggregated_fields(group).items()}
+        operands = {name: operand for group in groups for name, operand in operands_of(group.features).items()}
         keyed = frame.select(key_expression(group.entity_fields).alias(group.name) for group in groups)
         return cls(
             frame["_partition"].to_numpy().astype(np.int64),
             frame["_offset"].to_numpy(),
             frame["_ingest_time_us"].to_numpy(),
-            EventArrays.of(frame, groups[0].source.schema, fields.values()),
+            EventArrays.of(frame, groups[0].source.schema, operands.values()),
             {name: series.to_list() for name, series in keyed.to_dict().items()},
         )
 
@@ -62,7 +62,7 @@ class BatchColumns:
 
     def sorted_by(self, entity: NDArray[np.int64], places: NDArray[np.int64], group: FeatureGroup) -> EventColumns:
         """Return the events at some places, sorted for a group by (entity, event time, position)."""
-        return self.arrays.sorted_by(entity, places, aggregated_fields(group))
+        return self.arrays.sorted_by(entity, places, operands_of(group.features))
 
     def newest_event_time_us(self) -> dict[int, int]:
         """Return by partition the highest event time."""

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns
-from streamfti.compute.layout import NEWEST, RecordLayout
+from streamfti.compute.layout import NEWEST_END, RecordLayout
 from streamfti.compute.records import load_records, merge_tiles
 from streamfti.compute.tiles import build_tiles
 from streamfti.definitions.groups import FeatureGroup
@@ -64,7 +64,7 @@ class GroupState:
         self.layout = RecordLayout.of(group)
         self._read = read
         self._limit = max(1, cache_bytes // (self.layout.record_bytes + _ENTRY_BYTES))
-        self._expiry_ms = _expiry_us(group) // 1000
+        self._expiry_ms = None if group.retention_us is None else _expiry_us(group, group.retention_us) // 1000
         self._prefix = record_prefix(group)
         self._rows: dict[str, int] = {}
         self._records = np.zeros(0, self.layout.dtype)
@@ -102,7 +102,8 @@ class GroupState:
                 too_late += written.too_late
             due = self._due(touched, now_us)
             slots += self._header_writes(events, due)
-            expiries = dict.fromkeys((self._keys[row] for row in due.tolist()), self._expiry_ms)
+            if self._expiry_ms is not None:
+                expiries = dict.fromkeys((self._keys[row] for row in due.tolist()), self._expiry_ms)
         return GroupChange(
             slots, expiries, tiles, too_late, batch.newest_event_time_us(), batch.newest_ingest_time_us()
         )
@@ -122,6 +123,8 @@ class GroupState:
 
     def _read_back_idle(self, touched: NDArray[np.int64], now_us: int) -> None:
         """Read again what has not been renewed for so long that the store may soon, or does, no longer have it."""
+        if self.group.retention_us is None:
+            return
         renewed_us = self._renewed_us[touched]
         idle = touched[(renewed_us > 0) & (now_us - renewed_us >= self.group.retention_us)]
         if len(idle):
@@ -163,8 +166,8 @@ class GroupState:
         sorted by record.
         """
         ends = np.flatnonzero(np.append(events.entity[1:] != events.entity[:-1], True))  # a value
-        rows, newest = events.entity[ends], events.event_time_us[ends]
-        header = self._records[NEWEST]
+        rows, newest = events.entity[ends], events.event_time_us[ends] + 1
+        header = self._records[NEWEST_END]
         newer = newest > header[rows]
         header[rows[newer]] = newest[newer]
         rows = np.union1d(rows[newer], due)
@@ -172,20 +175,22 @@ class GroupState:
 
     def _due(self, touched: NDArray[np.int64], now_us: int) -> NDArray[np.int64]:
         """Return the records whose expiry must be renewed now; also after a step of the clock, back or forth."""
+        if self.group.retention_us is None:
+            return touched[:0]
         age_us = np.abs(now_us - self._renewed_us[touched])
         due = touched[age_us > self.group.retention_us // _REFRESH_SHARE]
         self._renewed_us[due] = now_us
         return due
 
 
-def _expiry_us(group: FeatureGroup) -> int:
+def _expiry_us(group: FeatureGroup, retention_us: int) -> int:
     """Return after how long the store may drop a record that is not renewed.
 
     Longer than the retention by as much as a renewal may be late, and as an event counts after it has left the
     length of its window: it may be ahead of the clock, and windows end at hops.
     """
     hop_us = max(feature.window.hop_us for feature in group.features)
-    return group.retention_us * (_REFRESH_SHARE + 1) // _REFRESH_SHARE + hop_us + group.source.max_future_skew_us
+    return retention_us * (_REFRESH_SHARE + 1) // _REFRESH_SHARE + hop_us + group.source.max_future_skew_us
 
 
 def progress_after(

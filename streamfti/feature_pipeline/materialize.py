@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from streamfti.clock import Clock
-from streamfti.compute.event_columns import aggregated_fields
+from streamfti.compute.event_columns import fields_read
 from streamfti.compute.layout import RecordLayout
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import ContractError, FencedWriter
@@ -157,8 +157,7 @@ class _Filler:
 
 def _chunks(group: FeatureGroup, log: OfflineLog, snapshot: LogSnapshot, chunk_rows: int) -> Iterator[_Chunk]:
     """Read a snapshot by partition and offset; never more in memory than some commits."""
-    columns = {*group.entity, *aggregated_fields(group), group.source.schema.event_time}
-    columns |= {"_partition", "_offset", "_ingest_time_us"}
+    columns = fields_read(group) | {"_partition", "_offset", "_ingest_time_us"}
     for files in _runs(snapshot.files, chunk_rows):
         frame = log.read(group.source, replace(snapshot, files=tuple(files)), columns=columns).sort("_offset")
         for part in frame.iter_slices(chunk_rows):

@@ -141,7 +141,7 @@ class FeatureReader:
         return [None if key is None else stored[key] for key in keys], progress
 
     def _refuse_the_past(self, table: InputTable, newest_us: NDArray[np.int64], as_of_us: int) -> None:
-        late = np.argwhere((newest_us != 0) & (newest_us >= as_of_us))
+        late = np.argwhere((newest_us >= 0) & (newest_us >= as_of_us))
         if len(late):
             row, place = late[0].tolist()
             group = self._plan.groups[place]

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from streamfti.clock import Clock
-from streamfti.compute.event_columns import aggregated_fields
+from streamfti.compute.event_columns import fields_read
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.fingerprint import group_fingerprint, service_fingerprint
@@ -159,8 +159,7 @@ def _awaited(file: VectorFile, group: FeatureGroup, stores: Stores, log_wait_s: 
 
 def _events_of(group: FeatureGroup, served: ServedFeatures, log: OfflineLog, snapshot: LogSnapshot) -> pl.DataFrame:
     """Return the events of the entities of some reads, with the columns that features need."""
-    fields = aggregated_fields(group)
-    needed = {*group.entity, *fields, group.source.schema.event_time, "_partition", "_offset", "_ingest_time_us"}
+    needed = fields_read(group) | {"_partition", "_offset", "_ingest_time_us"}
     entities = served.keys.unique().drop_nulls()
     parts = [
         log.read(group.source, part, columns=needed).join(entities, on=list(group.entity), how="semi")

@@ -8,7 +8,7 @@ event in flight is left out on both sides, and what differs without another expl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamfti.compute.layout import RecordLayout
 from streamfti.compute.values import FeatureColumn
-from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.aggregations import Aggregation, Feature
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.monitoring.recompute import READ, applied_events, coverage, recompute, recompute_over
@@ -187,9 +187,11 @@ class _Judge:
         ours = self.served.columns[feature.qualified_name]
         for some, applied, keys in applied_events(self.group, self.events, self.served, rows):
             rounded = np.zeros(len(some), np.bool_)
-            if _sums_floats(feature):
-                scale = self._over(feature, some, _magnitudes(feature, applied), keys).values
-                rounded = _alike(_taken(ours, some), _taken(recomputed, some), scale)
+            magnitude = _magnitude(feature)
+            if magnitude is not None:
+                scale = self._over(magnitude, some, applied, keys).values
+                squared = feature.aggregation.kind == "stddev"
+                rounded = _alike(_taken(ours, some), _taken(recomputed, some), scale, squared=squared)
             kept = self._over(feature, some, _kept_tiles(self.group, feature, applied), keys)
             too_late = _alike(_taken(ours, some), kept)
             nothing = self._over(feature, some, applied.clear(), keys)
@@ -208,7 +210,7 @@ class _Judge:
         self, rows: NDArray[np.int64], applied: pl.DataFrame, keys: pl.DataFrame
     ) -> NDArray[np.bool_]:
         """Return bool[m]: where the entity's last event, and the group, had been stored for the retention."""
-        if self.served.read_at_us is None:
+        if self.served.read_at_us is None or self.group.retention_us is None:
             return np.zeros(len(rows), np.bool_)
         taken_us = pl.max_horizontal("_ingest_time_us", pl.col(self.group.source.schema.event_time).to_physical())
         newest = applied.group_by(READ).agg(taken_us.max().alias("_newest_us"))
@@ -217,15 +219,21 @@ class _Judge:
         return np.asarray(self.served.read_at_us[rows] - since_us >= self.group.retention_us)
 
 
-def _sums_floats(feature: Feature) -> bool:
-    field = feature.aggregation.field
-    return feature.aggregation.kind in {"sum", "mean"} and field is not None and field.type.dtype is DType.FLOAT64
+_ROUNDED = {"sum", "mean", "variance", "stddev"}
 
 
-def _magnitudes(feature: Feature, events: pl.DataFrame) -> pl.DataFrame:
-    """Return the events without the signs of what the feature aggregates."""
-    field = feature.aggregation.field
-    return events if field is None else events.with_columns(pl.col(field.name).abs())
+def _magnitude(feature: Feature) -> Feature | None:
+    """Return the feature whose value its rounding is in proportion to; None if it is not rounded."""
+    aggregation = feature.aggregation
+    operand = aggregation.operand
+    if operand is None or aggregation.kind not in _ROUNDED:
+        return None
+    if aggregation.kind in {"sum", "mean"}:
+        if operand.type.dtype is not DType.FLOAT64:
+            return None
+        return replace(feature, aggregation=replace(aggregation, operand=operand.abs()))
+    number = operand.cast(float)
+    return replace(feature, aggregation=Aggregation("mean", DType.FLOAT64, number * number))
 
 
 def _kept_tiles(group: FeatureGroup, feature: Feature, applied: pl.DataFrame) -> pl.DataFrame:
@@ -239,12 +247,18 @@ def _taken(column: FeatureColumn, rows: NDArray[np.int64]) -> FeatureColumn:
     return FeatureColumn(column.values[rows], column.status[rows])
 
 
-def _alike(left: FeatureColumn, right: FeatureColumn, scale: NDArray[Any] | None = None) -> NDArray[np.bool_]:
-    """Return bool[n]: equal statuses, and values equal up to the rounding of sums; of `scale`, where it is given."""
+def _alike(
+    left: FeatureColumn, right: FeatureColumn, scale: NDArray[Any] | None = None, *, squared: bool = False
+) -> NDArray[np.bool_]:
+    """Return bool[n]: equal statuses, and values equal up to the rounding of sums; of `scale`, where it is given.
+
+    With `squared`, the squares of the values are compared: it is those that were rounded in proportion to the scale.
+    """
     if left.values.dtype.kind == "f" or right.values.dtype.kind == "f":
         of = right.values if scale is None else scale
         atol = RELATIVE_TOLERANCE * np.where(np.isfinite(of), np.abs(of), 0.0)
-        same = np.isclose(left.values, right.values, rtol=RELATIVE_TOLERANCE, atol=atol, equal_nan=True)
+        one, other = (column.values**2 if squared else column.values for column in (left, right))
+        same = np.isclose(one, other, rtol=RELATIVE_TOLERANCE, atol=atol, equal_nan=True)
     else:
         same = left.values == right.values
     return np.asarray(same & (left.status == right.status))

@@ -55,17 +55,19 @@ class FeaturePlan:
     aggregation: str
     dtype: str
     window: str
-    """As it was written."""
-    window_us: int
-    hop_us: int
-    default: float | None
+    """As it was written, or `lifetime`, which has neither length nor hop."""
+    window_us: int | None
+    hop_us: int | None
+    default: float | str | None
+    expires_after_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
     """The tiles of one hop in an entity's record."""
 
-    hop_us: int
+    hop_us: int | None
+    """None: the one tile of a lifetime."""
     slots: int
     slot_bytes: int
 
@@ -81,7 +83,7 @@ class GroupPlan:
     features: list[FeaturePlan]
     rings: list[RingPlan]
     record_bytes: int
-    retention_us: int
+    retention_us: int | None
     fingerprint: str
     stored_fingerprint: str | None
     state: GroupState
@@ -180,7 +182,7 @@ def _group(group: FeatureGroup, stored: Mapping[str, str | None] | None) -> Grou
         source=group.source.name,
         entity={f.name: f.type.dtype.value for f in group.entity_fields},
         features=[_feature(f) for f in group.features],
-        rings=[RingPlan(r.hop_us, r.n_slots, r.slot_bytes) for r in layout.rings],
+        rings=[RingPlan(None if r.is_lifetime else r.hop_us, r.n_slots, r.slot_bytes) for r in layout.rings],
         record_bytes=layout.record_bytes,
         retention_us=group.retention_us,
         fingerprint=fingerprint,
@@ -196,15 +198,15 @@ def _state(fingerprint: str, stored: str | None) -> GroupState:
 
 
 def _feature(feature: Feature) -> FeaturePlan:
-    field = feature.aggregation.field
     return FeaturePlan(
         name=feature.name,
-        aggregation=f"{feature.aggregation.kind}({'' if field is None else field.name})",
+        aggregation=str(feature.aggregation),
         dtype=feature.dtype.value,
-        window=feature.window.label,
-        window_us=feature.window.length_us,
-        hop_us=feature.window.hop_us,
+        window="lifetime" if feature.window.is_lifetime else feature.window.label,
+        window_us=None if feature.window.is_lifetime else feature.window.length_us,
+        hop_us=None if feature.window.is_lifetime else feature.window.hop_us,
         default=feature.default,
+        expires_after_us=feature.expires_after_us,
     )
 
 

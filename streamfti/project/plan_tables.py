@@ -63,10 +63,12 @@ def _topic(partitions: int | None) -> Text:
 
 def _group(group: GroupPlan) -> Table:
     title = f"Feature group {group.name} version {group.version}, of {group.source} by {', '.join(group.entity)}"
-    table = _table(title, "feature", "value", "type", "window", "hop", "if empty")
+    table = _table(title, "feature", "value", "type", "window", "hop", "if empty", "expires")
     for f in group.features:
-        empty = "0" if f.aggregation == "count()" else "missing" if f.default is None else f"{f.default:g}"
-        table.add_row(f.name, f.aggregation, f.dtype, f.window, _duration(f.hop_us), empty)
+        empty = "0" if f.aggregation == "count()" else "missing" if f.default is None else f"{f.default}"
+        table.add_row(
+            f.name, f.aggregation, f.dtype, f.window, _optional(f.hop_us), empty, _optional(f.expires_after_us)
+        )
     return table
 
 
@@ -75,11 +77,13 @@ def _group_facts(group: GroupPlan) -> Text:
     return Text.assemble(
         _STATES[group.state],
         f"\n{group.record_bytes:,} bytes per entity: 8 + {rings}",
-        f"\nkept {_duration(group.retention_us)} after the last event; fingerprint {group.fingerprint[:_SHOWN]}\n",
+        f"\nkept {_kept(group.retention_us)}; fingerprint {group.fingerprint[:_SHOWN]}\n",
     )
 
 
 def _ring(ring: RingPlan) -> str:
+    if ring.hop_us is None:
+        return f"1 tile of the lifetime x {ring.slot_bytes}"
     return f"{ring.slots} tiles of {_duration(ring.hop_us)} x {ring.slot_bytes}"
 
 
@@ -104,6 +108,14 @@ def _models(models: Iterable[ModelPlan]) -> Table:
     for m in models:
         table.add_row(m.name, m.task, m.service, m.spine, f"{m.label} of {m.label_source}")
     return table
+
+
+def _optional(us: int | None) -> str:
+    return "" if us is None else _duration(us)
+
+
+def _kept(retention_us: int | None) -> str:
+    return "for ever" if retention_us is None else f"{_duration(retention_us)} after the last event"
 
 
 def _duration(us: int) -> str:

@@ -7,19 +7,23 @@ package is held against.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from streamfti.clock import to_us
-from streamfti.definitions.aggregations import AggregationKind, Feature
-from streamfti.definitions.events import Event, Field
+from streamfti.definitions.aggregations import Aggregation, Feature
+from streamfti.definitions.events import Event
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.testing.naive_expressions import naive_value
 
 __all__ = ["Head", "PlacedEvent", "naive_feature"]
 
-Number = int | float
+Value = int | float | str
 
 Head = Literal["query_time", "applied"]
 """Where a window ends: at the query time (excluded), or with whatever has been applied, also ahead of the clock."""
@@ -42,8 +46,8 @@ def naive_feature(
     query_time_us: int,
     *,
     head: Head = "query_time",
-) -> Number | None:
-    """Return a feature of one entity as of one query time; None where it is missing.
+) -> Value | None:
+    """Return a feature of one entity as of one query time; None where it is missing or expired.
 
     The window is `[floor(q - W, h), q)`. Sums of integers are exact; those of floats are rounded once (`math.fsum`).
 
@@ -58,50 +62,89 @@ def naive_feature(
     key = tuple(entity_key[name] for name in group.entity)
     if None in key:
         return None
+    own = sorted(
+        (
+            row
+            for row in map(partial(_row, group), events)
+            if row.key == key and (head == "applied" or row.at_us < query_time_us)
+        ),
+        key=lambda row: row[:3],
+    )
     hop_us = feature.window.hop_us
     start_us = (query_time_us - feature.window.length_us) // hop_us * hop_us
-    inside = []
-    for placed in events:
-        values = placed.event.values()
-        at_us = to_us(values[group.source.schema.event_time])
-        ahead = at_us >= query_time_us and head == "query_time"
-        if tuple(values[name] for name in group.entity) == key and start_us <= at_us and not ahead:
-            inside.append((at_us, placed.partition, placed.offset, values))
-    inside.sort(key=lambda found: found[:3])
-    return _value(feature, [values for *_, values in inside])
+    value = _value(feature, [row for row in own if row.at_us >= start_us], query_time_us)
+    if value is None:
+        return feature.default
+    is_old = not own or query_time_us - own[-1].at_us >= (feature.expires_after_us or math.inf)
+    return None if feature.expires_after_us is not None and is_old else value
 
 
-def _value(feature: Feature, rows: list[dict[str, object]]) -> Number | None:
-    field = feature.aggregation.field
-    if field is None:
-        return len(rows)
-    numbers = [_number(row, field) for row in rows if row[field.name] is not None]
-    return _RESULTS[feature.aggregation.kind](numbers) if numbers else feature.default
+class _Row(NamedTuple):
+    at_us: int
+    partition: int
+    offset: int
+    key: tuple[object, ...]
+    values: Mapping[str, object]
 
 
-def _number(row: Mapping[str, object], field: Field) -> Number:
-    value = row[field.name]
-    if not isinstance(value, int | float):
-        msg = f"{field} must be a number, got {value!r}"
-        raise TypeError(msg)
+def _row(group: FeatureGroup, placed: PlacedEvent) -> _Row:
+    values = placed.event.values()
+    at_us = to_us(values[group.source.schema.event_time])
+    return _Row(at_us, placed.partition, placed.offset, tuple(values[name] for name in group.entity), values)
+
+
+def _value(feature: Feature, rows: list[_Row], query_time_us: int) -> Value | None:
+    """Return the value of the rows of a window, which come in their order; None where there is none."""
+    aggregation = feature.aggregation
+    given = [(row, 1 if aggregation.operand is None else naive_value(aggregation.operand, row.values)) for row in rows]
+    found = [(row, _plain(value)) for row, value in given if value is not None]
+    if aggregation.kind == "count":
+        return len(found)
+    if not found:
+        return None
+    if aggregation.kind == "time_since_last":
+        return max(0, query_time_us - found[-1][0].at_us) / 1e6
+    value: Any = _RESULTS[aggregation.kind](aggregation, [value for _, value in found])
+    return float(value) if isinstance(value, Fraction | Decimal) else value
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401  # of whatever type the field has
     return int(value) if isinstance(value, bool) else value
 
 
-def _sum(numbers: list[Number]) -> Number:
-    if all(isinstance(n, int) for n in numbers):
-        return sum(numbers)
-    return math.fsum(numbers)
+def _sum(_: Aggregation, numbers: list[Any]) -> Any:  # noqa: ANN401
+    if any(isinstance(n, float) for n in numbers):
+        return math.fsum(numbers)
+    total = sum(numbers)
+    return None if isinstance(total, int) and not -(2**63) <= total < 2**63 else total
 
 
-def _mean(numbers: list[Number]) -> float:
-    return float(sum(map(Fraction, numbers), Fraction()) / len(numbers))
+def _mean(_: Aggregation, numbers: list[Any]) -> Fraction:
+    return sum(map(Fraction, numbers), Fraction()) / len(numbers)
 
 
-_RESULTS: Mapping[AggregationKind, Callable[[list[Number]], Number]] = {
-    "count": len,
+def _variance(_: Aggregation, numbers: list[Any]) -> Fraction | None:
+    return statistics.variance(list(map(Fraction, numbers))) if len(numbers) > 1 else None
+
+
+def _stddev(aggregation: Aggregation, numbers: list[Any]) -> float | None:
+    variance = _variance(aggregation, numbers)
+    return None if variance is None else math.sqrt(variance)
+
+
+def _last_n(aggregation: Aggregation, values: list[Any]) -> Any:  # noqa: ANN401
+    place = int(aggregation.output)
+    return values[-place] if place <= len(values) else None
+
+
+_RESULTS: Mapping[str, Callable[[Aggregation, list[Any]], Any]] = {
     "sum": _sum,
     "mean": _mean,
-    "min": min,
-    "max": max,
-    "last": lambda numbers: numbers[-1],
+    "min": lambda _, numbers: min(numbers),
+    "max": lambda _, numbers: max(numbers),
+    "variance": _variance,
+    "stddev": _stddev,
+    "first": lambda _, values: values[0],
+    "last": lambda _, values: values[-1],
+    "last_n": _last_n,
 }

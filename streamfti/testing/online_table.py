@@ -9,8 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns
-from streamfti.compute.event_columns import aggregated_fields, event_columns, key_expression
-from streamfti.compute.layout import HEADER_BYTES, NEWEST, RecordLayout
+from streamfti.compute.event_columns import event_columns, key_expression, operands_of
+from streamfti.compute.layout import HEADER_BYTES, NEWEST_END, RecordLayout
 from streamfti.compute.records import load_records, merge_tiles, read_features
 from streamfti.compute.tiles import build_tiles
 from streamfti.compute.values import FeatureColumn
@@ -49,14 +49,14 @@ class OnlineTable:
             return
         numbered = keyed.select(_KEY).unique(maintain_order=True).with_row_index("_row")
         entity = keyed.join(numbered, on=_KEY, how="left", maintain_order="left")["_row"].to_numpy().astype(np.int64)
-        fields = aggregated_fields(self.group).values()
-        self._merge(numbered[_KEY].to_list(), event_columns(keyed, self.group.source.schema, fields, entity))
+        operands = operands_of(self.group.features).values()
+        self._merge(numbered[_KEY].to_list(), event_columns(keyed, self.group.source.schema, operands, entity))
 
     def _merge(self, keys: Sequence[str], events: EventColumns) -> None:
         records = load_records(self.layout, self.records(keys)).copy()
-        np.maximum.at(records[NEWEST], events.entity, events.event_time_us)
+        np.maximum.at(records[NEWEST_END], events.entity, events.event_time_us + 1)
         for row, key in enumerate(keys):
-            self._write(key, 0, records[NEWEST][row].tobytes())
+            self._write(key, 0, records[NEWEST_END][row].tobytes())
         for ring in self.layout.rings:
             written = merge_tiles(records, ring, build_tiles(events, ring))
             self.too_late += written.too_late

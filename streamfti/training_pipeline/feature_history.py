@@ -159,8 +159,10 @@ def _stored_columns(
     end: datetime,
 ) -> dict[str, AnyColumn]:
     features = service.features_of(group)
-    reach_us = max(f.window.length_us + f.window.hop_us for f in features)
-    events = reader.read(group.source, start=from_us(int(query_time_us.min()) - reach_us), end=end)
+    reaches_us = [f.reach_us for f in features]
+    bounds_us = [reach_us for reach_us in reaches_us if reach_us is not None]
+    start = from_us(int(query_time_us.min()) - max(bounds_us)) if len(bounds_us) == len(reaches_us) else None
+    events = reader.read(group.source, start=start, end=end)
     keys = moments.select(group.entity)
     found = point_in_time(group, features, events, keys, query_time_us)
     return {name: column.as_float64() for name, column in found.items()}

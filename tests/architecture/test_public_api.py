@@ -93,7 +93,7 @@ def test_groups_and_features_are_typed_as_what_services_take(tmp_path: Path, cac
     [
         ("wrong = fti.sum(Transaction.card_id).over('1h')", 'Argument 1 to "sum" has incompatible type "str"'),
         ("wrong = fti.mean(Transaction.at).over('1h')", 'Argument 1 to "mean" has incompatible type "datetime"'),
-        ("wrong = fti.count(Transaction.amount)", 'Too many arguments for "count"'),
+        ("wrong = fti.count(Transaction.amount)", 'Too many positional arguments for "count"'),
     ],
 )
 def test_wrong_definitions_do_not(tmp_path: Path, cache: Path, line: str, complaint: str) -> None:

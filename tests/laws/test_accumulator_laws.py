@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +16,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamfti.compute.accumulators import Accumulator, Count, EventColumns, FieldColumn, Last, State, Sum, numpy_dtype
+from streamfti.compute.accumulators import (
+    Accumulator,
+    Count,
+    EventColumns,
+    FieldColumn,
+    FloatSum,
+    State,
+    numpy_dtype,
+)
 from streamfti.compute.aggregators import AGGREGATORS, aggregator
 from streamfti.compute.layout import Ring
-from streamfti.definitions.aggregations import Aggregation, AggregationKind
+from streamfti.compute.moments import Moments
+from streamfti.compute.ordered import First, Last, LastN
+from streamfti.definitions.aggregations import Aggregation
 from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.events import Field
+from streamfti.errors import DefinitionError
 
 _INT64 = st.integers(-(2**63), 2**63 - 1)
 _WHOLE = st.integers(-5, 5) | st.integers(-(2**52), 2**52)
+_SMALL = st.floats(-1e6, 1e6)
 _FLOATS = st.floats(-1e6, 1e6) | st.floats(allow_nan=False, allow_infinity=False, min_value=-1e15, max_value=1e15)
 
 
@@ -32,21 +47,21 @@ def concrete_subclasses(cls: type[Accumulator]) -> Iterator[type[Accumulator]]:
         yield from concrete_subclasses(sub)
 
 
-def examples_of(cls: Callable[..., Accumulator]) -> list[Accumulator]:
-    """Every accumulator of a class: one for each numeric dtype and nullability, and the one without a field."""
+def examples_of(cls: type[Accumulator]) -> list[Accumulator]:
+    """Every accumulator of a class: one for each way in which values are accumulated, and the one without an operand.
+
+    To an accumulator booleans and decimals are the integers that they come as.
+    """
     fields = [
-        Field(
-            "E",
-            f"{dtype.value}{'_or_null' if nullable else ''}",
-            ValueType(dtype, nullable, *(18, 2) if dtype is DType.DECIMAL else ()),
-        )
-        for dtype in DType
-        if dtype.is_numeric
+        Field("E", f"{dtype.value}{'_or_null' if nullable else ''}", ValueType(dtype, nullable))
+        for dtype in (DType.INT64, DType.FLOAT64, DType.STRING)
+        if dtype in cls.dtypes
         for nullable in (False, True)
     ]
-    built = [cls(field) for field in fields]
-    parameter = inspect.signature(cls).parameters["field"]
-    return [*built, cls()] if parameter.default is None else built
+    build: Callable[..., Accumulator] = cls
+    built = [build(field) for field in fields]
+    parameter = inspect.signature(cls).parameters["operand"]
+    return [*built, build()] if parameter.default is None else built
 
 
 CLASSES = sorted(
@@ -58,12 +73,14 @@ every_accumulator = pytest.mark.parametrize("accumulator", EXAMPLES, ids=lambda 
 
 
 def field_of(accumulator: Accumulator) -> Field | None:
-    found: Field | None = getattr(accumulator, "field", None)
+    found: Field | None = getattr(accumulator, "operand", None)
     return found
 
 
-def value_strategy(dtype: DType) -> st.SearchStrategy[int | float]:
-    return {DType.FLOAT64: _FLOATS, DType.BOOL: st.integers(0, 1)}.get(dtype, _WHOLE)
+def value_strategy(accumulator: Accumulator, dtype: DType) -> st.SearchStrategy[int | float]:
+    if isinstance(accumulator, Moments):  # squares: the tolerance of the comparison is for such numbers
+        return _SMALL if dtype is DType.FLOAT64 else st.integers(0, 1)
+    return _FLOATS if dtype is DType.FLOAT64 else _WHOLE
 
 
 @st.composite
@@ -76,7 +93,7 @@ def event_columns(draw: st.DrawFn, accumulator: Accumulator, min_size: int = 1, 
     field = field_of(accumulator)
     fields: dict[str, FieldColumn] = {}
     if field is not None:
-        values = draw(st.lists(value_strategy(field.type.dtype), min_size=n, max_size=n))
+        values = draw(st.lists(value_strategy(accumulator, field.type.dtype), min_size=n, max_size=n))
         valid = draw(st.lists(st.booleans(), min_size=n, max_size=n)) if field.type.nullable else None
         mask = None if valid is None else frozen(np.array(valid, np.bool_))
         fields[field.name] = FieldColumn(frozen(np.array(values, numpy_dtype(field))), mask)
@@ -124,14 +141,14 @@ def assert_equal(accumulator: Accumulator, one: State, other: State) -> None:
             np.testing.assert_allclose(one[name], other[name], rtol=1e-12, atol=0.1)  # of terms up to 1e15
 
 
-def stacked(accumulator: Accumulator, parts: list[State]) -> State:
+def stacked(accumulator: Accumulator, parts: Sequence[State]) -> State:
     return {name: frozen(np.stack([p[name] for p in parts], axis=1)) for name in accumulator.columns}
 
 
 def test_every_accumulator_has_examples() -> None:
     assert CLASSES
     assert {type(example) for example in EXAMPLES} == set(CLASSES)
-    assert {cls.__name__ for cls in CLASSES} >= {"Count", "Sum", "Min", "Max", "Last"}
+    assert {cls.__name__ for cls in CLASSES} >= {"Count", "FloatSum", "Min", "Max", "Last"}
 
 
 def test_names_tell_accumulators_apart() -> None:
@@ -267,9 +284,7 @@ def test_a_run_of_nulls_alone_is_zero(accumulator: Accumulator) -> None:
     assert_equal(accumulator, accumulator.add(events, np.zeros(1, np.int64)), accumulator.zero(1))
 
 
-def _column_of(accumulator: Accumulator, values: list[int] | list[float]) -> EventColumns:
-    field = field_of(accumulator)
-    assert field is not None
+def _column_of(field: Field, values: list[int] | list[float]) -> EventColumns:
     n = len(values)
     column = FieldColumn(np.array(values, numpy_dtype(field)))
     return EventColumns(np.zeros(n, np.int64), np.arange(n), np.arange(n), {field.name: column})
@@ -277,45 +292,106 @@ def _column_of(accumulator: Accumulator, values: list[int] | list[float]) -> Eve
 
 _WHOLE_FIELD = Field("E", "whole", ValueType(DType.INT64))
 _PART_FIELD = Field("E", "part", ValueType(DType.FLOAT64))
+_MONEY_FIELD = Field("E", "money", ValueType(DType.DECIMAL, precision=12, scale=2))
 _MAYBE_FIELD = Field("E", "maybe", ValueType(DType.INT64, nullable=True))
 
 
-@given(st.lists(_INT64, min_size=1, max_size=8).filter(lambda values: -(2**63) <= sum(values) < 2**63))
-def test_integer_sums_are_exact_while_they_fit(values: list[int]) -> None:
-    accumulator = Sum(_WHOLE_FIELD)
-    state = accumulator.add(_column_of(accumulator, values), np.zeros(1, np.int64))
-    assert state[accumulator.name].item() == sum(values)
+def _value_of(aggregation: Aggregation, events: EventColumns, query_time_us: int = 0) -> tuple[list[Any], list[bool]]:
+    built = aggregator(aggregation)
+    state = {k: v for a in built.accumulators for k, v in a.add(events, np.zeros(1, np.int64)).items()}
+    values, present = built.result(state, np.array([query_time_us]))
+    return values.tolist(), present.tolist()
 
 
-def test_integer_sums_do_not_pass_through_floats() -> None:
-    accumulator = Sum(_WHOLE_FIELD)
-    values = [2**62 - 1, 2**61 + 1, 1]
-    state = accumulator.add(_column_of(accumulator, values), np.zeros(1, np.int64))
-    assert state[accumulator.name].item() == 2**62 + 2**61 + 1
+@given(st.lists(_INT64 | st.integers(-5, 5), min_size=1, max_size=8))
+def test_integer_sums_are_exact_or_missing_and_never_wrap(values: list[int]) -> None:
+    events = _column_of(_WHOLE_FIELD, values)
+    fits = -(2**63) <= sum(values) < 2**63
+    got, present = _value_of(Aggregation("sum", DType.INT64, _WHOLE_FIELD), events)
+    assert present == [fits]
+    assert got == [sum(values)] or not fits
+
+
+def test_a_sum_that_was_beyond_64_bits_comes_back() -> None:
+    values = [2**63 - 1, 2**63 - 1, 2**63 - 1, -(2**63), -(2**63)]
+    assert _value_of(Aggregation("sum", DType.INT64, _WHOLE_FIELD), _column_of(_WHOLE_FIELD, values)) == (
+        [sum(values)],
+        [True],
+    )
+
+
+@given(st.lists(st.integers(-(10**12) + 1, 10**12 - 1), min_size=1, max_size=8))
+def test_sums_of_decimals_are_the_nearest_doubles(values: list[int]) -> None:
+    events = _column_of(_MONEY_FIELD, values)
+    got, _ = _value_of(Aggregation("sum", DType.FLOAT64, _MONEY_FIELD), events)
+    assert got == [float(Decimal(sum(values)).scaleb(-2))]
+
+
+@given(
+    st.lists(st.integers(-1000, 1000), min_size=2, max_size=20), st.sampled_from([0.0, 1e9, -1e12]), st.integers(1, 19)
+)
+def test_the_variance_of_close_numbers_far_from_zero_is_theirs(values: list[int], offset: float, cut: int) -> None:
+    """However they are cut into tiles: by merge and by reduce."""
+    numbers = [offset + value / 8 for value in values]
+    exact = float(statistics.variance(map(Fraction, numbers)))
+    moments, built = Moments(_PART_FIELD), aggregator(Aggregation("variance", DType.FLOAT64, _PART_FIELD))
+    starts = [0, cut] if cut < len(numbers) else [0]
+    state = moments.add(_column_of(_PART_FIELD, numbers), np.array(starts))
+    parts = [{name: column[i : i + 1] for name, column in state.items()} for i in range(len(starts))]
+    merged = moments.merge(*parts) if len(parts) == 2 else parts[0]
+    reduced = moments.reduce(stacked(moments, parts), np.ones((1, len(parts)), np.bool_))
+    for found in (merged, reduced):
+        values_, present = built.result(found, np.zeros(1, np.int64))
+        assert present.tolist() == [True]
+        assert values_[0] == pytest.approx(exact, rel=1e-6 if abs(offset) > 1e10 else 1e-9, abs=1e-9)
+
+
+def test_one_value_has_no_variance() -> None:
+    assert _value_of(Aggregation("variance", DType.FLOAT64, _PART_FIELD), _column_of(_PART_FIELD, [4.0]))[1] == [False]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_shows_in_the_result(bad: float) -> None:
+    """Events are checked to be finite; an accumulator that is given something else hides it from nobody."""
+    for kind, expected in (("sum", bad), ("mean", bad), ("last", bad)):
+        (value,), _ = _value_of(Aggregation(kind, DType.FLOAT64, _PART_FIELD), _column_of(_PART_FIELD, [1.0, bad]))
+        assert value == pytest.approx(expected, nan_ok=True), kind
+    (value,), _ = _value_of(Aggregation("variance", DType.FLOAT64, _PART_FIELD), _column_of(_PART_FIELD, [1.0, bad]))
+    assert math.isnan(value)
 
 
 def test_a_float_sum_of_close_numbers_far_from_zero_keeps_their_differences() -> None:
-    accumulator = Sum(_PART_FIELD)
+    accumulator = FloatSum(_PART_FIELD)
     values = [1e9 + i / 8 for i in range(64)]
-    state = accumulator.add(_column_of(accumulator, values), np.zeros(1, np.int64))
+    state = accumulator.add(_column_of(_PART_FIELD, values), np.zeros(1, np.int64))
     assert state[accumulator.name].item() == sum(values)  # eighths of 1e9 are exact in 53 bits
 
 
+@pytest.mark.parametrize("edge", [First(_WHOLE_FIELD), Last(_WHOLE_FIELD)], ids=lambda edge: edge.name)
 @pytest.mark.parametrize("value", [-(2**63), 2**63 - 1, 0])
-def test_last_tells_any_value_from_none(value: int) -> None:
-    last = Last(_WHOLE_FIELD)
-    state = last.add(_column_of(last, [value]), np.zeros(1, np.int64))
-    assert last.is_present(state).tolist() == [True]
-    assert state[last.name].item() == value
-    assert last.is_present(last.zero(1)).tolist() == [False]
+def test_an_edge_tells_any_value_from_none(edge: First | Last, value: int) -> None:
+    state = edge.add(_column_of(_WHOLE_FIELD, [value]), np.zeros(1, np.int64))
+    assert edge.is_present(state).tolist() == [True]
+    assert state[edge.name].item() == value
+    assert edge.is_present(edge.zero(1)).tolist() == [False]
 
 
-def test_last_of_a_tie_is_the_highest_position_whichever_comes_first() -> None:
-    last = Last(_WHOLE_FIELD)
-    low = {last.name: [1], f"{last.name}.event_time_us": [5], f"{last.name}.position": [(1 << 48) | 9]}
-    high = {last.name: [2], f"{last.name}.event_time_us": [5], f"{last.name}.position": [(2 << 48) | 3]}
+@pytest.mark.parametrize(("edge", "winner"), [(First(_WHOLE_FIELD), 1), (Last(_WHOLE_FIELD), 2)], ids=["first", "last"])
+def test_a_tie_goes_by_position_whichever_comes_first(edge: First | Last, winner: int) -> None:
+    low = {f"{edge.name}.event_time_us": [5], f"{edge.name}.position": [(1 << 48) | 9], edge.name: [1]}
+    high = {f"{edge.name}.event_time_us": [5], f"{edge.name}.position": [(2 << 48) | 3], edge.name: [2]}
     one, other = ({k: np.array(v, np.int64) for k, v in s.items()} for s in (low, high))
-    assert last.merge(one, other)[last.name].item() == last.merge(other, one)[last.name].item() == 2
+    assert edge.merge(one, other)[edge.name].item() == edge.merge(other, one)[edge.name].item() == winner
+
+
+def test_the_last_n_are_the_newest_first_and_nulls_are_none_of_them() -> None:
+    last = LastN(_MAYBE_FIELD, 3)
+    column = FieldColumn(np.array([1, 2, 3, 4, 5]), np.array([True, True, False, True, True]))
+    events = EventColumns(np.zeros(5, np.int64), np.arange(5), np.arange(5), {"maybe": column})
+    state = last.add(events, np.array([0, 3]))
+    assert [state[name].tolist() for name in last.values] == [[2, 5], [1, 4], [0, 0]]
+    merged = last.merge(*({k: v[i : i + 1] for k, v in state.items()} for i in (1, 0)))
+    assert [merged[name].tolist() for name in last.values] == [[5], [4], [2]]
 
 
 @pytest.mark.parametrize(("field", "name"), [(_WHOLE_FIELD, "count"), (_MAYBE_FIELD, "count(maybe)")])
@@ -323,55 +399,66 @@ def test_the_count_of_a_field_that_cannot_be_null_is_that_of_events(field: Field
     assert Count.of(field).name == name
 
 
-def test_every_kind_of_aggregation_has_an_aggregator() -> None:
-    assert set(AGGREGATORS) == set(get_args(AggregationKind))
+_KINDS = sorted(AGGREGATORS)
+_OTHER_WHOLE_FIELD = Field("E", "other", ValueType(DType.INT64))
 
 
-@pytest.mark.parametrize("kind", get_args(AggregationKind))
-def test_no_state_is_no_value_but_for_counts(kind: AggregationKind) -> None:
-    built = aggregator(Aggregation(kind, None if kind == "count" else _WHOLE_FIELD))
+def _aggregation(kind: str, operand: Field) -> Aggregation:
+    n = (("n", 2),) if kind == "last_n" else ()
+    bare = kind in {"count", "time_since_last"}
+    return Aggregation(kind, DType.FLOAT64, None if bare else operand, n, "2" if n else "")
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_no_state_is_no_value_but_for_counts(kind: str) -> None:
+    built = aggregator(_aggregation(kind, _WHOLE_FIELD))
     zero: Mapping[str, NDArray[Any]] = {k: v for a in built.accumulators for k, v in a.zero(2).items()}
-    values, present = built.result(zero)
+    values, present = built.result(zero, np.array([5, 2**62]))
     assert present.tolist() == [kind == "count"] * 2
     assert np.isfinite(values).all()
 
 
-_OTHER_WHOLE_FIELD = Field("E", "other", ValueType(DType.INT64))
-
-
-@pytest.mark.parametrize("kind", get_args(AggregationKind))
-def test_an_aggregator_works_for_all_that_are_alike_in_any_shape(kind: AggregationKind) -> None:
-    one, other = (
-        aggregator(Aggregation(kind, None if kind == "count" else f)) for f in (_WHOLE_FIELD, _OTHER_WHOLE_FIELD)
-    )
+@pytest.mark.parametrize("kind", _KINDS)
+def test_an_aggregator_works_for_all_that_are_alike_in_any_shape(kind: str) -> None:
+    one, other = (aggregator(_aggregation(kind, f)) for f in (_WHOLE_FIELD, _OTHER_WHOLE_FIELD))
     assert one.alike == other.alike
     names = [[column for a in built.accumulators for column in a.columns] for built in (one, other)]
     numbers = {name: np.arange(i, i + 6) for i, name in enumerate(names[0])}
-    flat, present = one.result(numbers)
+    flat, present = one.result(numbers, np.full(6, 9))
     renamed = {new: numbers[old].reshape(2, 3) for old, new in zip(*names, strict=True)}
-    values, has_value = other.result(renamed)
+    values, has_value = other.result(renamed, np.array([[9], [9]]))
     assert values.tolist() == flat.reshape(2, 3).tolist()
     assert has_value.tolist() == present.reshape(2, 3).tolist()
 
 
-@dataclass(frozen=True)
-class Case:
-    kind: AggregationKind
-    expected: float
+CASES: dict[str, float] = {
+    "count": 4,
+    "sum": 11,
+    "mean": 2.75,
+    "min": -3,
+    "max": 9,
+    "variance": 25.583333333333332,
+    "stddev": 5.057996968497839,
+    "first": 1,
+    "last": 4,
+    "last_n": -3,
+    "time_since_last": 2,
+}
 
 
-CASES = [Case("count", 4), Case("sum", 11), Case("mean", 2.75), Case("min", -3), Case("max", 9), Case("last", 4)]
+@pytest.mark.parametrize("kind", _KINDS)
+def test_the_value_of_each_kind(kind: str) -> None:
+    events = _column_of(_WHOLE_FIELD, [1, 9, -3, 4])
+    values, present = _value_of(_aggregation(kind, _WHOLE_FIELD), events, query_time_us=2_000_003)
+    assert present == [True]
+    assert values == pytest.approx([CASES[kind]])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
-def test_the_value_of_each_kind(case: Case) -> None:
-    built = aggregator(Aggregation(case.kind, None if case.kind == "count" else _WHOLE_FIELD))
-    column = FieldColumn(np.array([1, 9, -3, 4]))
-    events = EventColumns(np.zeros(4, np.int64), np.arange(4), np.arange(4), {"whole": column})
-    state = {k: v for a in built.accumulators for k, v in a.add(events, np.zeros(1, np.int64)).items()}
-    values, present = built.result(state)
-    assert (values.tolist(), present.tolist()) == ([case.expected], [True])
+def test_the_newest_event_may_be_ahead_of_the_clock() -> None:
+    events = _column_of(_WHOLE_FIELD, [1, 1])
+    assert _value_of(_aggregation("time_since_last", _WHOLE_FIELD), events, query_time_us=0) == ([0.0], [True])
 
 
-def test_every_kind_has_a_case() -> None:
-    assert {case.kind for case in CASES} == set(get_args(AggregationKind))
+def test_an_unknown_kind_offers_the_nearest() -> None:
+    with pytest.raises(DefinitionError, match=r"kind 'sun'.*did you mean 'sum'"):
+        aggregator(Aggregation("sun", DType.INT64, _WHOLE_FIELD))

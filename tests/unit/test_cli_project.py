@@ -81,6 +81,7 @@ def test_an_offline_plan_says_what_would_be_there(definitions: Path) -> None:
         "window_us": 300_000_000,
         "hop_us": 10_000_000,
         "default": None,
+        "expires_after_us": None,
     }
     assert group["record_bytes"] == 8 + sum(ring["slots"] * ring["slot_bytes"] for ring in group["rings"])
     assert service["inputs"][:2] == ["amount_cents", "CardSpend.payments_5m"]

@@ -8,7 +8,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamfti.compute.decimals import as_float64, nearest_float64
+from streamfti.compute.decimals import as_float64
+from streamfti.compute.unscaled import nearest_float64
 
 
 @given(st.lists(st.integers(-(10**18) + 1, 10**18 - 1), min_size=1), st.integers(0, 18))

@@ -35,12 +35,12 @@ def test_a_record_is_a_header_and_one_ring_for_each_hop_ascending() -> None:
         previous=fti.last(Payment.cents).over("10m"),
     )
     assert [(r.hop_us // 1_000_000, r.n_slots, list(r.accumulators)) for r in layout.rings] == [
-        (30, 20 + 1 + 1, ["count", "sum(cents)", "last(cents)"]),
-        (300, 12 + 1 + 1, ["count", "sum(cents)"]),
-        (7200, 12 + 1 + 1, ["count", "count(tip)", "sum(tip)"]),
+        (30, 20 + 1 + 1, ["count", "lowsum(cents)", "highsum(cents)", "last(cents)"]),
+        (300, 12 + 1 + 1, ["count", "lowsum(cents)", "highsum(cents)"]),
+        (7200, 12 + 1 + 1, ["count", "count(tip)", "floatsum(tip)"]),
     ]
-    assert [r.slot_bytes for r in layout.rings] == [48, 24, 32]
-    assert [r.offset_bytes for r in layout.rings] == [8, 8 + 22 * 48, 8 + 22 * 48 + 14 * 24]
+    assert [r.slot_bytes for r in layout.rings] == [56, 32, 32]
+    assert [r.offset_bytes for r in layout.rings] == [8, 8 + 22 * 56, 8 + 22 * 56 + 14 * 32]
 
 
 def test_the_bytes_of_a_known_group_are_those_in_stores_already() -> None:
@@ -48,15 +48,16 @@ def test_the_bytes_of_a_known_group_are_those_in_stores_already() -> None:
     layout = layout_of(
         n=fti.count().over("5m", "1h"), spend=fti.sum(Payment.cents).over("1h"), low=fti.min(tip).over("1h")
     )
-    assert layout.record_bytes == HEADER_BYTES + 34 * 16 + 14 * 40 == 1112
+    assert layout.record_bytes == HEADER_BYTES + 34 * 16 + 14 * 48 == 1224
     assert layout.dtype["ring_300000000"].base.descr == [
-        ("tile_end_us", "<i8"), ("count", "<i8"), ("sum(cents)", "<i8"), ("count(tip)", "<i8"), ("min(tip)", "<f8"),
+        ("tile_end_us", "<i8"), ("count", "<i8"), ("lowsum(cents)", "<i8"), ("highsum(cents)", "<i8"),
+        ("count(tip)", "<i8"), ("min(tip)", "<f8"),
     ]  # fmt: skip
     assert layout.dtype["ring_10000000"].base.descr == [("tile_end_us", "<i8"), ("count", "<i8")]
     fields = layout.dtype.fields
     assert fields is not None
     assert {name: entry[1] for name, entry in fields.items()} == {
-        "newest_event_time_us": 0, "ring_10000000": 8, "ring_300000000": 8 + 34 * 16,
+        "newest_end_us": 0, "ring_10000000": 8, "ring_300000000": 8 + 34 * 16,
     }  # fmt: skip
 
 

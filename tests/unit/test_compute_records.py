@@ -178,7 +178,7 @@ def test_the_newest_event_time_is_of_all_that_was_applied() -> None:
     table = table_of(T0 + 5, T0 + 9, T0)
     reader = WindowReader([(table.layout, card.features)])
     rows = reader.load(table.records(["c1", "c2"]), 2)
-    assert reader.newest_event_time_us(rows).tolist() == [[T0 + 9], [0]]
+    assert reader.newest_event_time_us(rows).tolist() == [[T0 + 9], [-1]]
 
 
 def test_no_records_read_as_no_rows() -> None:

@@ -51,7 +51,7 @@ def test_the_fingerprints_of_two_definitions_are_what_models_already_carry() -> 
     assert service_fingerprint(service_of(group_of())) == GOLDEN_SERVICE
 
 
-GOLDEN_GROUP = "7e45774bc522db0b2ea7ffb6f7260d8861d41d164b0bf353d919433eb1c6fb6c"
+GOLDEN_GROUP = "dd97aa9fbbee490b1f3ee960c377456b20341807da5031e21549a4d93ed3c507"
 GOLDEN_SERVICE = "6450e62d6661df6f46bbfd3fa4f61017bd3798af33bfcb79ba6b5b415cc4b892"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any, cast
 
@@ -84,10 +85,10 @@ def test_names_far_from_any_list_the_known_ones() -> None:
     ],
 )  # fmt: skip
 def test_the_type_of_a_result(kind: Any, field: object, dtype: DType) -> None:  # noqa: ANN401  # any of the functions
-    assert kind(field).dtype is dtype
+    assert [aggregation.dtype for aggregation in kind(field).aggregations] == [dtype]
 
 
-@pytest.mark.parametrize("kind", ["sum", "mean", "min", "max", "last"])
+@pytest.mark.parametrize("kind", ["sum", "mean", "min", "max", "variance", "stddev"])
 def test_an_aggregation_is_of_a_field_of_numbers(kind: str) -> None:
     of_number = getattr(fti, kind)
     with pytest.raises(DefinitionError, match=rf"{kind}\(\) must be given a field of an event class.*got 3"):
@@ -192,3 +193,58 @@ def test_a_source_reads_its_skew() -> None:
 def test_a_source_has_the_name_of_its_topic() -> None:
     assert (payments.name, payments.dead_letter_topic) == ("payments", "payments.dead-letters")
     assert payments.schema.name == "Payment"
+
+
+def test_a_lifetime_has_no_label_and_keeps_the_record_for_ever() -> None:
+    group = group_of({"n": fti.count().lifetime(), "seen": fti.time_since_last(expires_after="90d")})
+    assert [f.name for f in group.features] == ["n", "seen"]
+    assert group.retention_us is None
+    assert group.n is group.feature("n")
+    assert group.n.reach_us is None
+    with pytest.raises(DefinitionError, match=r"retention.*must not be given.*'7d'"):
+        group_of({"n": fti.count().lifetime()}, retention="7d")
+
+
+def test_several_outputs_are_several_features() -> None:
+    group = group_of(
+        {"recent": fti.last_n(Payment.cents, 2).over("1h", "24h"), "old": fti.last_n(Payment.shop, 2).lifetime()}
+    )
+    assert [f.name for f in group.features] == [
+        "recent_1h_1", "recent_1h_2", "recent_24h_1", "recent_24h_2", "old_1", "old_2",
+    ]  # fmt: skip
+    assert group.recent["24h_2"] is group.feature("recent_24h_2")
+    assert group.old["2"] is group.feature("old_2")
+    assert {f.attribute for f in group.features} == {"recent", "old"}
+    with pytest.raises(DefinitionError, match=r"last_n\(\) must be taken over the window '24h_3'.*did you mean"):
+        _ = group.recent["24h_3"]
+
+
+@pytest.mark.parametrize("n", [0, 33])
+def test_the_last_n_are_few(n: int) -> None:
+    with pytest.raises(DefinitionError, match=rf"last_n\(\) must keep from 1 to 32 values, got {n}"):
+        fti.last_n(Payment.cents, n)
+
+
+def test_what_expires_is_kept_until_then() -> None:
+    group = group_of({"n": fti.count().over("1h", expires_after="90d")})
+    assert group.retention_us == 181 * DAY_US
+    assert group.feature("n_1h").reach_us == 90 * DAY_US
+    with pytest.raises(DefinitionError, match=r"at least its longest window and expires_after, got '30d'"):
+        group_of({"n": fti.count().over("1h", expires_after="90d")}, retention="30d")
+
+
+def test_there_are_no_features_of_datetimes() -> None:
+    at: Any = Payment.at
+    with pytest.raises(DefinitionError, match=r"Payment.at is a datetime.*time_since_last"):
+        fti.last(at)
+
+
+@pytest.mark.parametrize(("default", "got"), [("none", "'none'"), (math.nan, "nan"), (0.5, "0.5")])
+def test_a_default_is_of_the_type_of_the_values(default: float | str, got: str) -> None:
+    with pytest.raises(DefinitionError, match=rf"the default of sum\(\).*got {got}"):
+        fti.sum(Payment.cents).over("1h", default=default)
+
+
+def test_an_aggregation_of_ones_own_needs_a_kind() -> None:
+    with pytest.raises(DefinitionError, match=r"must be given a subclass of Aggregator that has a kind, got 3"):
+        fti.aggregate(3, Payment.cents)  # type: ignore[arg-type]
