@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from streamfti.definitions.durations import Duration, duration_us
 from streamfti.definitions.events import Event, EventSchema, event_schema
 from streamfti.errors import DefinitionError
 
-__all__ = ["KafkaSource"]
+__all__ = ["KafkaSource", "WireFormat"]
+
+WireFormat = Literal["avro", "json", "protobuf"]
+"""How an event stands in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +24,32 @@ class KafkaSource:
         event: the event class.
         max_future_skew: an event may be this far ahead of the broker's time (clocks differ); further ahead, it
             is a dead letter.
+        format: how an event stands in a message. `"avro"`: Avro in Confluent's framing, read with the schema that it
+            was written with. `"json"`: a JSON object. `"protobuf"`: Protobuf in Confluent's framing, of the message
+            that `streamfti plan definitions.py --json` writes out.
     """
 
     topic: str
     event: type[Event]
     max_future_skew: Duration = field(default="30s", kw_only=True)
+    format: WireFormat = field(default="avro", kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.topic:
             msg = "a KafkaSource must name its topic, got ''"
             raise DefinitionError(msg)
         duration_us(self.max_future_skew, subject=f"max_future_skew of source {self.topic!r}")
-        event_schema(self.event)
+        if self.format not in get_args(WireFormat):
+            msg = f"the format of source {self.topic!r} must be avro, json or protobuf, got {self.format!r}"
+            raise DefinitionError(msg)
+        self._check_names(event_schema(self.event))
+
+    def _check_names(self, schema: EventSchema) -> None:
+        """Avro and Protobuf know fewer names than Python; JSON knows all."""
+        for name in (schema.name, *(f.name for f in schema.fields)):
+            if self.format != "json" and not name.isascii():
+                msg = f"a name in a source of format {self.format!r} must be of ASCII letters, got {name!r}"
+                raise DefinitionError(msg, hint=f"rename it, or read topic {self.topic!r} as JSON")
 
     @property
     def name(self) -> str:

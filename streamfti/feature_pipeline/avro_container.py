@@ -33,8 +33,8 @@ def decode_container(schema: Mapping[str, Any], bodies: Sequence[bytes]) -> pl.D
     None is no verdict on the data: the caller decodes one by one and finds which body is bad.
 
     Args:
-        schema: the writer's schema without logical types: a record of strings, bytes, longs, doubles, booleans and
-            unions of null and one of them.
+        schema: the writer's schema without logical types: a record of strings, bytes, longs, floats, doubles, booleans
+            and unions of null and one of them.
         bodies: Avro bodies written with it, at least one.
     """
     try:
@@ -108,8 +108,8 @@ def _value_bytes(name: Any, series: pl.Series) -> NDArray[np.int64] | int | None
     """Return int64[n], the shortest length of each value, or None if its type is not among those known here."""
     if name == "boolean":
         return 1
-    if name == "double":
-        return 8
+    if name in {"double", "float"}:
+        return 8 if name == "double" else 4
     if name == "long":
         return _varint_bytes(series.to_physical().fill_null(0).to_numpy())
     if name in {"string", "bytes"}:

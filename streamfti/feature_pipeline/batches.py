@@ -46,6 +46,8 @@ class DeadLetter:
     detail: str
     """What the field must be and what came."""
     schema_id: int | None
+    path: str = "$"
+    """Where in the record: `$.amount`, or `$` for the whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class DeadLetterProducer:
 def _headers(source: KafkaSource, letter: DeadLetter) -> dict[str, str | bytes | None]:
     values = {
         "reason": letter.reason,
+        "path": letter.path,
         "detail": letter.detail,
         "topic": source.topic,
         "partition": letter.message.partition,

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from streamfti.definitions.decimals import exact_unscaled
 from streamfti.definitions.dtypes import ValueType
 
-__all__ = ["NOT_EXACT", "decimal_series", "field_unscaled", "rescaled", "unscaled_of_bytes"]
+__all__ = [
+    "NOT_EXACT",
+    "decimal_series",
+    "field_unscaled",
+    "plain_decimal_pattern",
+    "plain_decimals",
+    "rescaled",
+    "unscaled_of_bytes",
+]
 
 NOT_EXACT = 2**63 - 1
 """Larger than any unscaled value of 18 digits."""
@@ -65,6 +73,24 @@ def unscaled_of_bytes(column: pl.Series) -> pl.Series | None:
         values = np.where(is_there, (values << 8) | byte, values)
     found = pl.Series(column.name, values)
     return pl.select(pl.when(column.is_not_null()).then(found).alias(column.name)).to_series()
+
+
+def plain_decimal_pattern(value_type: ValueType) -> str:
+    """Return the expression of the texts that are surely exact: no exponent, no more digits than the type has."""
+    whole, part = value_type.precision - value_type.scale, value_type.scale
+    digits = f"(?:0|[1-9][0-9]{{0,{whole - 1}}})" if whole else "0"
+    return f"-?{digits}" + (rf"(?:\.[0-9]{{1,{part}}})?" if part else "")
+
+
+def plain_decimals(written: pl.Series, value_type: ValueType) -> pl.Series:
+    """Return the Int64 unscaled values of plain texts; null where one is not plain."""
+    plain = written.str.contains(rf"\A{plain_decimal_pattern(value_type)}\z")
+    written = pl.select(pl.when(plain).then(written)).to_series()
+    point = written.str.find(".", literal=True).cast(pl.Int64)
+    n_part = (written.str.len_bytes().cast(pl.Int64) - point - 1).fill_null(0).to_numpy()
+    digits = written.str.replace(".", "", literal=True).cast(pl.Int64)  # at most 19 with a leading 0
+    powers = np.array([10**n for n in range(value_type.scale + 1)], np.int64)
+    return digits * pl.Series(powers[value_type.scale - n_part])
 
 
 def decimal_series(unscaled: pl.Series, value_type: ValueType) -> pl.Series:

@@ -7,13 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import confluent_kafka
-import fastavro
 
 from streamfti.clock import to_us
 from streamfti.definitions.events import Event
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError, SourceError
-from streamfti.feature_pipeline.avro_schema import avro_schema, encode_event
+from streamfti.feature_pipeline.encoding import event_encoder
 from streamfti.stores.schemas.port import SchemaRegistry
 
 __all__ = ["EventProducer"]
@@ -22,7 +21,7 @@ _FLUSH_S = 60.0
 
 
 class EventProducer:
-    """Sends events of one source as Avro. A context manager: leaving it waits for the broker's word.
+    """Sends events of one source in its format. A context manager: leaving it waits for the broker's word.
 
     Args:
         bootstrap_servers: the brokers.
@@ -46,9 +45,7 @@ class EventProducer:
     ) -> None:
         self._source = source
         self._key_field = key_field
-        schema = avro_schema(source.schema)
-        self._schema_id = registry.register(source.topic, schema)
-        self._parsed = fastavro.parse_schema(schema)
+        self._encode = event_encoder(source, registry)
         self._failed: list[str] = []
         self._delivered: dict[int, int] = {}
         self._producer = confluent_kafka.Producer(
@@ -75,7 +72,7 @@ class EventProducer:
         if not isinstance(event, self._source.event):
             msg = f"source {self._source.name!r} must get {self._source.schema.name} events, got {event!r}"
             raise ContractError(msg)
-        self.send_encoded(encode_event(event, self._parsed, self._schema_id), self._key(event), ingest_time)
+        self.send_encoded(self._encode(event), self._key(event), ingest_time)
 
     def send_encoded(self, value: bytes, key: bytes | None = None, ingest_time: datetime | None = None) -> None:
         """Queue one message that is encoded already.

@@ -10,7 +10,7 @@ from streamfti.compute.layout import RecordLayout
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import CorruptRecord, FingerprintMismatch
-from streamfti.feature_pipeline.avro_schema import avro_schema
+from streamfti.feature_pipeline.encoding import wire_schema
 from streamfti.project.plan import build_plan
 from streamfti.project.topics import Topic, Topics
 from streamfti.stores.online.keys import meta_key
@@ -70,7 +70,7 @@ def apply_catalog(
 
     1. See that no group has changed its meaning under the same version.
     2. Create the topics of the sources and of their dead letters, and wait until they can be used.
-    3. Register the schemas of the events.
+    3. Register the schemas of the events, each in the format of its source.
     4. Write down what the groups mean in the online store.
 
     A death in between leaves less than all of it; doing it again completes it.
@@ -86,6 +86,7 @@ def apply_catalog(
     Raises:
         FingerprintMismatch: if a group is stored with another meaning under the same version.
         SourceError: if the broker does not answer or refuses.
+        ContractError: if the schema registry refuses a schema.
         StoreError: if a store cannot be used.
     """
     _refuse_changed(catalog, redis_url)  # 1.
@@ -127,7 +128,7 @@ def _apply_schemas(catalog: Catalog, schemas: SchemaRegistry) -> list[Applied]:
     known = schemas.subjects()
     done: list[Applied] = []
     for source in catalog.sources.values():
-        schema_id = schemas.register(source.topic, avro_schema(source.schema))
+        schema_id = schemas.register(source.topic, wire_schema(source), source.format)
         is_new = schema_id not in known.get(source.topic, ())
-        done.append(Applied("schema", source.topic, f"id {schema_id}", is_new))
+        done.append(Applied("schema", source.topic, f"{source.format}, id {schema_id}", is_new))
     return done

@@ -142,8 +142,8 @@ def apply(
 ) -> None:
     """Create what DEFINITIONS needs and what is missing. Safe to repeat; what is there is left as it is.
 
-    That is: a topic for each source and one for its dead letters, the Avro schema of its events, and in the online
-    store what each feature group means.
+    That is: a topic for each source and one for its dead letters, the schema of its events in the format of the
+    source, and in the online store what each feature group means.
     """
     done = apply_catalog(
         load_catalog(definitions),

@@ -17,7 +17,8 @@ from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.models import Model
 from streamfti.definitions.on_demand import OnDemandFeature
 from streamfti.definitions.services import FeatureService
-from streamfti.definitions.sources import KafkaSource
+from streamfti.definitions.sources import KafkaSource, WireFormat
+from streamfti.feature_pipeline.encoding import wire_schema
 
 __all__ = [
     "FeaturePlan",
@@ -42,6 +43,9 @@ class SourcePlan:
     event: str
     fields: dict[str, str]
     event_time: str
+    format: WireFormat
+    schema: dict[str, Any] | str
+    """In that format: Avro or JSON Schema, or the text of the .proto file that producers compile."""
     partitions: int | None
     dead_letter_topic: str
     dead_letter_partitions: int | None
@@ -167,6 +171,8 @@ def _source(source: KafkaSource, partitions: Mapping[str, int] | None) -> Source
         event=source.schema.name,
         fields={f.name: str(f.type) for f in source.schema.fields},
         event_time=source.schema.event_time,
+        format=source.format,
+        schema=wire_schema(source),
         partitions=None if partitions is None else partitions.get(source.topic, 0),
         dead_letter_topic=source.dead_letter_topic,
         dead_letter_partitions=None if partitions is None else partitions.get(source.dead_letter_topic, 0),

@@ -45,10 +45,10 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _sources(sources: Iterable[SourcePlan]) -> Table:
-    table = _table("Sources", "topic", "event", "event time", "state", "dead letters", "state")
+    table = _table("Sources", "topic", "event", "event time", "format", "state", "dead letters", "state")
     for s in sources:
         table.add_row(
-            *(s.name, s.event, s.event_time, _topic(s.partitions)),
+            *(s.name, s.event, s.event_time, s.format, _topic(s.partitions)),
             s.dead_letter_topic,
             _topic(s.dead_letter_partitions),
         )

@@ -7,13 +7,19 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_args
 
 from typing_extensions import override
 
 from streamfti.errors import ContractError, CorruptRecord, StoreError
 from streamfti.stores.offline.durable import create_whole, make_folder, store_errors, sync
-from streamfti.stores.schemas.port import MAX_SCHEMA_ID, SchemaRegistry
+from streamfti.stores.schemas.port import (
+    MAX_SCHEMA_ID,
+    RegisteredSchema,
+    SchemaKind,
+    SchemaRegistry,
+    registered_schema,
+)
 
 __all__ = ["FileSchemaRegistry"]
 
@@ -21,8 +27,7 @@ __all__ = ["FileSchemaRegistry"]
 @dataclass(frozen=True, slots=True)
 class _Entry:
     subject: str
-    schema: str
-    """Canonical JSON."""
+    schema: RegisteredSchema
 
 
 class FileSchemaRegistry(SchemaRegistry):
@@ -40,7 +45,7 @@ class FileSchemaRegistry(SchemaRegistry):
         self._entries: dict[int, _Entry] = {}
 
     @override
-    def register(self, subject: str, schema: Mapping[str, Any]) -> int:
+    def register(self, subject: str, schema: Mapping[str, Any] | str, kind: SchemaKind = "avro") -> int:
         """Return the id of a schema; a new one if the subject does not have the schema yet.
 
         Commit order; a kill after any step leaves a whole registry, and at most a file whose name starts with ".":
@@ -51,11 +56,11 @@ class FileSchemaRegistry(SchemaRegistry):
         4. Remove the temporary name and force the folder to the device.
 
         Raises:
-            ContractError: if the schema is no JSON, or the subject has no name.
+            ContractError: if the schema is none, or the subject has no name.
             CorruptRecord: if a file is damaged or missing.
             StoreError: if the folder cannot be read or written, or no id is left.
         """
-        wanted = _entry(subject, schema)
+        wanted = _Entry(subject, registered_schema(subject, schema, kind))
         make_folder(self._root)
         while True:
             known = self._read_all()
@@ -68,11 +73,15 @@ class FileSchemaRegistry(SchemaRegistry):
 
     @override
     def schema(self, schema_id: int) -> dict[str, Any]:
+        return self.registered(schema_id).document()
+
+    @override
+    def registered(self, schema_id: int) -> RegisteredSchema:
         entry = self._read(schema_id)
         if entry is None:
             msg = f"schema id must be a registered one, got {schema_id}"
             raise ContractError(msg, hint=f"ids in {self._root}: {len(self._read_all())}, from 1 on")
-        return cast("dict[str, Any]", json.loads(entry.schema))
+        return entry.schema
 
     @override
     def subjects(self) -> dict[str, tuple[int, ...]]:
@@ -88,7 +97,9 @@ class FileSchemaRegistry(SchemaRegistry):
         if schema_id > MAX_SCHEMA_ID:
             msg = f"schema ids must be at most {MAX_SCHEMA_ID}, got no free one"
             raise StoreError(msg)
-        content = {"id": schema_id, "subject": entry.subject, "schema": json.loads(entry.schema)}
+        schema = entry.schema.text if entry.schema.kind == "protobuf" else entry.schema.document()
+        kind = {} if entry.schema.kind == "avro" else {"kind": entry.schema.kind}  # no word means Avro
+        content = {"id": schema_id, "subject": entry.subject, "schema": schema, **kind}
         temporary = self._root / f".{schema_id}.json.tmp-{secrets.token_hex(8)}"
         return create_whole(self._path(schema_id), json.dumps(content, sort_keys=True).encode(), temporary=temporary)
 
@@ -137,15 +148,8 @@ def _checked(schema_id: int, values: dict[str, Any]) -> _Entry:
     if values["id"] != schema_id:
         msg = f"the id in it must be {schema_id}, got {values['id']!r}"
         raise ValueError(msg)
-    return _entry(values["subject"], values["schema"])
-
-
-def _entry(subject: str, schema: Mapping[str, Any]) -> _Entry:
-    if not subject:
-        msg = "a subject must have a name, got ''"
-        raise ContractError(msg, hint="the subject of a topic's values is the topic")
-    try:
-        return _Entry(subject, json.dumps(dict(schema), sort_keys=True, separators=(",", ":"), allow_nan=False))
-    except (TypeError, ValueError) as exc:
-        msg = f"the schema of subject {subject!r} must be a JSON object, got: {exc}"
-        raise ContractError(msg) from exc
+    kind = values.get("kind", "avro")
+    if kind not in get_args(SchemaKind):
+        msg = f"the kind in it must be avro, json or protobuf, got {kind!r}"
+        raise ValueError(msg)
+    return _Entry(values["subject"], registered_schema(values["subject"], values["schema"], kind))
