@@ -71,7 +71,7 @@ def no_values(feature: OnDemandFeature, n_rows: int) -> FeatureColumn:
 
 def _filled(feature: OnDemandFeature, array: Any, values: AnyColumn, present: NDArray[np.bool_]) -> FeatureColumn:  # noqa: ANN401  # a numpy type
     """Return values of the feature's own array, with its default where there is none."""
-    if present.all():
+    if np.count_nonzero(present) == len(present):  # a tenth of what `.all()` costs for one row
         return FeatureColumn(np.array(values, array), np.full(len(values), _PRESENT))
     filled = np.full(len(values), feature.dtype.python() if feature.default is None else feature.default, array)
     filled[present] = values[present]

@@ -88,6 +88,30 @@ def test_groups_and_features_are_typed_as_what_services_take(tmp_path: Path, cac
     assert mypy(tmp_path, cache, USERS_FILE.format(line="") + SERVICE) == ""
 
 
+ON_DEMAND = """
+
+@fti.on_demand(amount=fti.request("amount", float), spend=CardSpend.spend["1h"], n=CardSpend.n["1h"], dtype=float)
+def times_usual(amount: fti.Column, spend: fti.Column, n: fti.Column) -> fti.Column:
+    return amount / (spend / n)
+
+
+@fti.on_demand(times=times_usual, at=fti.query_time, dtype=bool, default=False)
+def odd(times: fti.Column, at: fti.Column) -> NDArray[np.bool_]:
+    return (times > 3) & (at % 86_400 < 21_600)
+
+
+service = fti.FeatureService("fraud", [CardSpend, times_usual, odd])
+"""
+
+
+def test_on_demand_features_with_named_inputs_satisfy_the_type_checker(tmp_path: Path, cache: Path) -> None:
+    imports = "import numpy as np\nfrom numpy.typing import NDArray\n\nimport streamfti"
+    text = USERS_FILE.replace("import streamfti", imports, 1).format(line="") + ON_DEMAND
+    assert mypy(tmp_path, cache, text) == ""
+    wrong = text.replace('spend=CardSpend.spend["1h"]', 'spend="CardSpend.spend_1h"')
+    assert 'No overload variant of "on_demand" matches argument types' in mypy(tmp_path, cache, wrong)
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
