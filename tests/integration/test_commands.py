@@ -190,7 +190,7 @@ def test_plan_follows_apply(project: Project) -> None:
 def test_a_changed_meaning_is_refused_and_leaves_nothing_behind(applied: Project) -> None:
     text = applied.definitions.read_text()
     other = text.replace('KafkaSource("payments-', 'KafkaSource("other-')
-    applied.definitions.write_text(other.replace('over("1h", "24h"', 'over("1h", "12h"'))
+    applied.definitions.write_text(other.replace("default=0", "default=1"))
     plan = applied.invoke("plan", "--json")
     assert plan.exit_code == 1
     assert json.loads(plan.stdout)["groups"][0]["state"] == "changed"
