@@ -111,7 +111,8 @@ def _used(function: FunctionType, name: str, subject: str, within: frozenset[str
     if isinstance(value, ModuleType):
         return f"module {value.__name__}"
     if callable(value) and hasattr(value, "__name__"):
-        return f"{getattr(value, '__module__', '')}.{value.__name__}"
+        home = getattr(value, "__module__", "")
+        return str(value.__name__) if home == function.__module__ else f"{home}.{value.__name__}"
     return _constant(value, name, subject)
 
 

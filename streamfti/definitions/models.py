@@ -83,6 +83,11 @@ class Model:
                     f"as in feature service {self.features.name!r}, got {found.value}"
                 )
                 raise DefinitionError(msg)
+        if any(feature.name == self.label.on for feature in self.features.on_demand):
+            msg = (
+                f"model {self.name!r} must not have an on-demand feature {self.label.on!r}: its labels are found by it"
+            )
+            raise DefinitionError(msg, hint="give the feature's function another name")
         shared, outcome = self.spine.schema.field(self.label.on), self.label.source.schema.field(self.label.on)
         if shared.type.required != outcome.type.required:
             types = f"{shared.type} and {outcome.type}"

@@ -111,6 +111,17 @@ def test_functions_of_its_module_mean_what_they_mean_themselves() -> None:
     }
 
 
+class Neighbour:
+    pass
+
+
+def test_a_class_of_its_module_means_its_name_however_the_file_is_called() -> None:
+    def f(x: float) -> object:
+        return (Neighbour, x)
+
+    assert meaning(f)["uses"] == {"Neighbour": "Neighbour"}
+
+
 def test_names_used_in_nested_functions_count() -> None:
     def f(xs: list[float]) -> list[object]:
         return [max(xs, key=lambda y: (y, x, TABLE)) for x in xs]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import decimal
+from dataclasses import replace
 from typing import Annotated, Any
 
 import pytest
@@ -155,3 +156,13 @@ def test_a_binary_label_is_a_condition_or_a_bool() -> None:
 def test_a_condition_compares_like_with_like(field: Any, constant: object) -> None:  # noqa: ANN401  # wrong on purpose
     with pytest.raises(DefinitionError, match=r"Chargeback"):
         label_of(field == constant)
+
+
+def test_labels_are_not_found_by_an_on_demand_feature() -> None:
+    @fti.on_demand(amount=fti.request("amount", float), dtype=float)
+    def order_id(amount: fti.Column) -> fti.Column:
+        return amount
+
+    features = fti.FeatureService("fraud", [order_id, card])
+    with pytest.raises(DefinitionError, match="model 'fraud' must not have an on-demand feature 'order_id'"):
+        replace(model_of(label_of(Chargeback.fraud)), features=features)

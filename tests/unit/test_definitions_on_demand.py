@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,11 @@ Load = Callable[[str], Catalog]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Load a definition file of the usual head and some lines."""
+    """Load a definition file of the usual head and some lines: a new file each time, as Python keeps old ones."""
+    numbers = count()
 
     def loaded(lines: str) -> Catalog:
-        path = tmp_path / "definitions.py"
+        path = tmp_path / f"definitions_{next(numbers)}.py"
         path.write_text(HEAD + lines, encoding="utf-8")
         return load_catalog(path)
 

@@ -169,3 +169,29 @@ def test_the_query_time_is_the_clock_or_what_the_caller_says() -> None:
 def test_a_query_time_that_no_calendar_has_is_refused(as_of_us: int) -> None:
     with pytest.raises(InvalidRequest, match=r"as_of_us must lie between .* got .* \(it is in microseconds"):
         QueryTime.of(as_of_us, ManualClock(NOW))
+
+
+@fti.on_demand(amount=fti.request("amount", float), usual=fti.request("usual", float), dtype=float)
+def ratio(amount: fti.Column, usual: fti.Column) -> fti.Column:
+    return amount / usual
+
+
+def test_only_what_a_model_is_given_must_fit_a_float32() -> None:
+    asked = fti.FeatureService("asked", [fti.request("amount", float), ratio])
+    contract = RequestContract.of_model("m", asked, orders)
+    large, usual = InputColumn.of("x", [1e300]), InputColumn.of("x", [1.0])
+    assert contract.check({"amount": usual, "usual": large}).columns["usual"].values == [1e300]
+    with pytest.raises(InvalidRequest, match="field 'amount' of model 'm' must fit a float32, got 1e"):
+        contract.check({"amount": large, "usual": usual})
+    with pytest.raises(InvalidRequest, match="field 'usual' of model 'm' must be finite, got inf"):
+        contract.check({"amount": usual, "usual": InputColumn.of("x", [float("inf")])})
+    with pytest.raises(InvalidRequest, match="field 'usual' of model 'm' must be float64 or null, got nothing"):
+        contract.check({"amount": usual})
+
+
+def test_a_read_of_features_may_leave_out_what_on_demand_features_need_and_takes_no_other() -> None:
+    asked = fti.FeatureService("asked", [fti.request("unused", float), ratio, *groups])
+    fields = RequestContract.of_service(asked).fields
+    assert [(f.name, f.nullable, f.optional) for f in fields] == [
+        ("card_id", False, False), ("shop", True, True), ("amount", True, True), ("usual", True, True),
+    ]  # fmt: skip
