@@ -14,7 +14,7 @@ import polars as pl
 
 from streamfti.clock import Clock
 from streamfti.compute.event_columns import fields_read
-from streamfti.compute.layout import RecordLayout
+from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import ContractError, FencedWriter
 from streamfti.feature_pipeline.group_state import GroupChange, GroupState, progress_after
@@ -22,8 +22,9 @@ from streamfti.stores.offline.commits import LogFile
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.snapshot import LogSnapshot
 from streamfti.stores.online.keys import progress_key
+from streamfti.stores.online.meaning import begin_filling, end_filling
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.redis_store import OnlineWriter, delete_values, has_values, register_group
+from streamfti.stores.online.redis_store import OnlineWriter, delete_values, has_values
 
 __all__ = ["CHUNK_ROWS", "Materialized", "materialize"]
 
@@ -69,15 +70,17 @@ def materialize(
 
     Commit order:
 
-    1. Pin a snapshot of the log, and write down what the group means.
-    2. See that nothing of the group is stored; with `force_rebuild`, delete it, its progress first.
-    3. For each chunk, in the order of partition and offset: write tiles and progress in one transaction.
-    4. Write the progress of the partitions whose log reaches further than its last event, to where it reaches.
+    1. Pin a snapshot of the log.
+    2. See that nothing of the group is stored, unless `force_rebuild` says that it may go.
+    3. Write down what the group means, and that filling it has begun; with `force_rebuild`, delete what is stored of
+       it, its progress first.
+    4. For each chunk, in the order of partition and offset: write tiles and progress in one transaction.
+    5. Write the progress of the partitions whose log reaches further than its last event, to where it reaches.
+    6. Write down that it is whole.
 
-    A death in 2 or 3 leaves a group that has a part of its values, and progress in a part of its partitions: a
-    feature pipeline refuses the others, and this function refuses the group without `force_rebuild`. Where all
-    partitions have begun, a feature pipeline goes on from the topic instead. No feature pipeline may have the group
-    meanwhile: one that has is fenced, or fences this.
+    From 3 to 6, no feature pipeline and no server starts with the group, and after a death in between none does
+    before a `force_rebuild` has come to its end. A feature pipeline that has the group already is fenced by the first
+    write, or fences this.
 
     Args:
         group: the group.
@@ -98,8 +101,11 @@ def materialize(
     if not snapshot.positions:
         msg = f"the log of source {group.source.name!r} must hold something to fill {group.name!r} from, got nothing"
         raise ContractError(msg, hint="is --home the right folder? a group of a new source needs no materialize")
-    register_group(redis_url, group, RecordLayout.of(group).record_bytes)
-    deleted = _make_room(group, redis_url, force_rebuild=force_rebuild)  # 2.
+    if not force_rebuild and has_values(redis_url, group):  # 2.
+        msg = f"feature group {group.name!r} version {group.version} must have nothing online, but it has values"
+        raise ContractError(msg, hint="stop its feature pipeline, then use --force-rebuild to fill it anew")
+    begin_filling(redis_url, group, stored_state(group))  # 3.
+    deleted = delete_values(redis_url, group) if force_rebuild else 0
     writer = OnlineWriter(redis_url, [progress_key(group, p) for p in snapshot.positions])
     try:
         if writer.progress:
@@ -107,23 +113,15 @@ def materialize(
             raise FencedWriter(msg, hint="stop its feature pipeline, then run this with --force-rebuild")
         filler, done = _Filler(group, writer, clock), 0
         for chunk in _chunks(group, log, snapshot, chunk_rows):
-            filler.apply(chunk)  # 3.
+            filler.apply(chunk)  # 4.
             done += chunk.frame.height
             if on_progress is not None:
                 on_progress(done, snapshot.rows)
-        filler.advance(snapshot.positions)  # 4.
+        filler.advance(snapshot.positions)  # 5.
     finally:
         writer.close()
+    end_filling(redis_url, group, stored_state(group))  # 6.
     return Materialized(snapshot.rows, deleted, snapshot.positions)
-
-
-def _make_room(group: FeatureGroup, redis_url: str, *, force_rebuild: bool) -> int:
-    if force_rebuild:
-        return delete_values(redis_url, group)
-    if has_values(redis_url, group):
-        msg = f"feature group {group.name!r} version {group.version} must have nothing online, but it has values"
-        raise ContractError(msg, hint="stop its feature pipeline, then use --force-rebuild to fill it anew")
-    return 0
 
 
 class _Filler:

@@ -13,6 +13,7 @@ import polars as pl
 
 from streamfti.clock import Clock
 from streamfti.compute.layout import RecordLayout
+from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import ContractError
@@ -27,8 +28,9 @@ from streamfti.feature_pipeline.runner import BatchReader
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.writer import LogWriter
 from streamfti.stores.online.keys import progress_key
+from streamfti.stores.online.meaning import register_group
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.redis_store import OnlineWriter, SlotWrite, register_group
+from streamfti.stores.online.redis_store import OnlineWriter, SlotWrite
 
 __all__ = ["FeaturePipeline", "LogPolicy", "start_positions"]
 
@@ -61,7 +63,8 @@ class FeaturePipeline:
         log_policy: when the log is flushed.
 
     Raises:
-        FingerprintMismatch: if a group is stored with another meaning under the same version.
+        FingerprintMismatch: if a group is stored in another form under the same version.
+        ContractError: if a `materialize` of a group has begun and not ended.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class FeaturePipeline:
         self._decoder, self._dead_letters, self._clock, self._metrics = decoder, dead_letters, clock, metrics
         self._log_policy = log_policy or LogPolicy()
         for group in self._all_groups():
-            register_group(redis_url, group, RecordLayout.of(group).record_bytes)
+            register_group(redis_url, group, stored_state(group))
         keys = [progress_key(g, p) for g in self._all_groups() for p in partitions[g.source.name]]
         self._online = OnlineWriter(redis_url, keys)
         self._applied = self._online.progress

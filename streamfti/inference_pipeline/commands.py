@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from typing_extensions import override
 
 from streamfti.clock import SystemClock, from_us
+from streamfti.compute.stored_state import stored_state
 from streamfti.compute.values import Status
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.dtypes import DType
@@ -123,7 +124,7 @@ def _online(url: str, timeout_s: float, catalog: Catalog) -> Iterator[OnlineRead
     """Open the online store and see that it answers, with what these definitions wrote."""
     online = OnlineReader(url, timeout_s=timeout_s)
     try:
-        check_stored_meaning(catalog.groups.values(), online)
+        check_stored_meaning([(g, stored_state(g)) for g in catalog.groups.values()], online)
         yield online
     finally:
         online.close()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamfti.clock import SystemClock
+from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.groups import FeatureGroup
@@ -94,7 +95,7 @@ def verify(
     with folder as place, _progress_bar(2 * probes if vectors is None else None) as show, row_writer(rows_file) as rows:
         if vectors is None:
             asked = _asked(catalog, groups, service)
-            check_stored_meaning([group for group, _ in asked], online)
+            check_stored_meaning([(group, stored_state(group)) for group, _ in asked], online)
             ask_drawn(asked, Path(place), stores, n=probes, seed=seed, on_progress=show)
         report = verify_vectors(catalog, Path(place), stores, log_wait_s=log_wait_s, rows=rows, on_progress=show)
     online.close()

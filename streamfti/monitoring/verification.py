@@ -30,7 +30,7 @@ from streamfti.monitoring.verify import verify_group
 from streamfti.stores.offline.commits import LogFile
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.snapshot import LogSnapshot
-from streamfti.stores.online.meaning import registered_at_us
+from streamfti.stores.online.meaning import read_meanings
 from streamfti.stores.online.redis_store import OnlineReader
 
 __all__ = ["Stores", "ask_drawn", "verify_vectors"]
@@ -126,7 +126,8 @@ def verify_vectors(
             msg = f"{file.path} must have features of {group.name!r}, got none that is defined"
             raise ContractError(msg)
         snapshot = _awaited(file, group, stores, log_wait_s)
-        since_us = registered_at_us(stores.online, group)
+        (stored,) = read_meanings(stores.online, [group])
+        since_us = None if stored is None else stored.registered_at_us
         for served in file.read(group, _fingerprints(catalog, group), _PROBES_AT_ONCE):
             events = _events_of(group, served, stores.log, snapshot)
             found = verify_group(

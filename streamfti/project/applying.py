@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from streamfti.compute.layout import RecordLayout
+from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.errors import CorruptRecord, FingerprintMismatch
+from streamfti.errors import FingerprintMismatch
 from streamfti.feature_pipeline.encoding import wire_schema
 from streamfti.project.plan import build_plan
 from streamfti.project.topics import Topic, Topics
-from streamfti.stores.online.keys import meta_key
-from streamfti.stores.online.redis_store import OnlineReader, register_group
+from streamfti.stores.online.meaning import StoredMeaning, read_meanings, register_group
+from streamfti.stores.online.redis_store import OnlineReader
 from streamfti.stores.schemas.port import SchemaRegistry
 
-__all__ = ["Applied", "apply_catalog", "stored_fingerprints"]
+__all__ = ["Applied", "apply_catalog", "previous_meanings", "stored_meanings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +29,30 @@ class Applied:
     is_new: bool
 
 
-def stored_fingerprints(redis_url: str, groups: Iterable[FeatureGroup]) -> dict[str, str | None]:
-    """Return, by group name, the fingerprint that the online store holds of this version; None where it holds none.
+def stored_meanings(redis_url: str, groups: Iterable[FeatureGroup]) -> dict[str, StoredMeaning | None]:
+    """Return, by group name, what the online store says of this version; None where it holds none.
 
     Raises:
+        CorruptRecord: if what it says is damaged.
         StoreError: if the store cannot be used.
     """
     groups = tuple(groups)
     reader = OnlineReader(redis_url)
     try:
-        found = reader.read([meta_key(group) for group in groups])
+        return dict(zip((group.name for group in groups), read_meanings(reader, groups), strict=True))
     finally:
         reader.close()
-    return {group.name: _fingerprint(group, meta) for group, meta in zip(groups, found, strict=True)}
 
 
-def _fingerprint(group: FeatureGroup, meta: bytes | None) -> str | None:
-    if meta is None:
-        return None
-    try:
-        return str(json.loads(meta)["fingerprint"])
-    except (ValueError, KeyError, TypeError) as exc:
-        msg = f"the online store must say what {group.name!r} version {group.version} means, got {meta[:40]!r}"
-        raise CorruptRecord(msg) from exc
+def previous_meanings(redis_url: str, groups: Iterable[FeatureGroup]) -> dict[str, StoredMeaning | None]:
+    """Return, by group name, what the online store says of the version before; None where there is none.
+
+    Raises:
+        CorruptRecord: if what it says is damaged.
+        StoreError: if the store cannot be used.
+    """
+    older = [replace(group, version=group.version - 1) for group in groups if group.version > 1]
+    return stored_meanings(redis_url, older)
 
 
 def apply_catalog(
@@ -68,7 +68,7 @@ def apply_catalog(
 
     In this order, so that a refusal leaves as little behind as possible:
 
-    1. See that no group has changed its meaning under the same version.
+    1. See that no group is stored in another form under the same version.
     2. Create the topics of the sources and of their dead letters, and wait until they can be used.
     3. Register the schemas of the events, each in the format of its source.
     4. Write down what the groups mean in the online store.
@@ -84,22 +84,22 @@ def apply_catalog(
         topic_config: of new source topics, as Kafka names it.
 
     Raises:
-        FingerprintMismatch: if a group is stored with another meaning under the same version.
+        FingerprintMismatch: if a group is stored in another form under the same version.
+        ContractError: if a `materialize` of a group has begun and not ended, or the schema registry refuses a schema.
         SourceError: if the broker does not answer or refuses.
-        ContractError: if the schema registry refuses a schema.
         StoreError: if a store cannot be used.
     """
     _refuse_changed(catalog, redis_url)  # 1.
     done = _apply_topics(catalog, topics, partitions, topic_config)  # 2.
     done += _apply_schemas(catalog, schemas)  # 3.
     for group in catalog.groups.values():  # 4.
-        is_new = register_group(redis_url, group, RecordLayout.of(group).record_bytes)
+        is_new = register_group(redis_url, group, stored_state(group))
         done.append(Applied("group", group.name, f"version {group.version}", is_new))
     return done
 
 
 def _refuse_changed(catalog: Catalog, redis_url: str) -> None:
-    stored = stored_fingerprints(redis_url, catalog.groups.values())
+    stored = stored_meanings(redis_url, catalog.groups.values())
     changed = build_plan(catalog, partitions=None, stored=stored).changed
     if changed:
         group = changed[0]

@@ -17,7 +17,7 @@ from typing_extensions import override
 from streamfti.clock import SystemClock, from_us
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.errors import SourceError, StoreUnavailable
-from streamfti.project.applying import apply_catalog, stored_fingerprints
+from streamfti.project.applying import apply_catalog, previous_meanings, stored_meanings
 from streamfti.project.plan import Plan, build_plan
 from streamfti.project.plan_tables import plan_tables
 from streamfti.project.starter import write_project
@@ -78,8 +78,9 @@ Examples:
 def plan(context: click.Context, definitions: Path, *, offline: bool, as_json: bool, settings: Settings) -> None:
     """Show what DEFINITIONS stands for, and how that compares with what is there. Changes nothing.
 
-    Exit code 1 if a feature group has changed its meaning under the same version. A broker or an online store that
-    does not answer is said to be unknown.
+    For a feature group that has changed it says what, and what that needs: nothing, where the change can be read from
+    what is stored, such as a window over tiles that are there; else a new version, and `streamfti materialize`. Exit
+    code 1 if a group needs a new version. A broker or an online store that does not answer is said to be unknown.
     """
     built = _plan(load_catalog(definitions), None if offline else settings)
     if as_json:
@@ -87,7 +88,7 @@ def plan(context: click.Context, definitions: Path, *, offline: bool, as_json: b
     else:
         Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(plan_tables(built))
     for group in built.changed:
-        click.echo(f"error: feature group {group.name!r} has another meaning online under its version", err=True)
+        click.echo(f"error: feature group {group.name!r} is stored in another form under its version", err=True)
         click.echo(f"hint: set version={group.version + 1} for the changed group", err=True)
     if built.changed:
         context.exit(1)
@@ -97,8 +98,10 @@ def _plan(catalog: Catalog, settings: Settings | None) -> Plan:
     if settings is None:
         return build_plan(catalog, partitions=None, stored=None)
     partitions = _if_answered(Topics(settings.bootstrap_servers).partitions)
-    stored = _if_answered(lambda: stored_fingerprints(settings.redis_url, catalog.groups.values()))
-    return build_plan(catalog, partitions=partitions, stored=stored)
+    groups = catalog.groups.values()
+    stored = _if_answered(lambda: stored_meanings(settings.redis_url, groups))
+    previous = None if stored is None else _if_answered(lambda: previous_meanings(settings.redis_url, groups))
+    return build_plan(catalog, partitions=partitions, stored=stored, previous=previous)
 
 
 def _if_answered(ask: Callable[[], T]) -> T | None:

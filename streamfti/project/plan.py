@@ -10,15 +10,18 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from streamfti.compute.layout import RecordLayout
+from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog
-from streamfti.definitions.fingerprint import group_fingerprint, service_fingerprint
+from streamfti.definitions.fingerprint import service_fingerprint
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.models import Model
 from streamfti.definitions.on_demand import OnDemandFeature
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource, WireFormat
 from streamfti.feature_pipeline.encoding import wire_schema
+from streamfti.project.changes import meaning_changes, state_changes
+from streamfti.stores.online.meaning import StoredMeaning
 
 __all__ = [
     "FeaturePlan",
@@ -32,7 +35,8 @@ __all__ = [
     "build_plan",
 ]
 
-GroupState = Literal["new", "same", "changed", "unknown"]
+GroupState = Literal["new", "same", "compatible", "changed", "unknown"]
+Need = Literal["nothing", "materialize", "new version", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,15 @@ class GroupPlan:
     fingerprint: str
     stored_fingerprint: str | None
     state: GroupState
-    """`new`: not stored; `changed`: stored with another meaning under the same version; `unknown`: not asked."""
+    """`new`: not stored; `compatible`: it means something else, and is read from what is stored all the same;
+    `changed`: it cannot be read from what is stored under the same version; `unknown`: not asked."""
+    changes: list[str]
+    """What has changed since the online store wrote it down; for a new version, since the version before."""
+    stored_changes: list[str]
+    """Of that, what changes the stored form."""
+    needs: Need
+    """`materialize`: where the log holds events of its source, before a feature pipeline takes it on; `new version`:
+    that, and then `materialize`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +159,24 @@ class Plan:
 
 
 def build_plan(
-    catalog: Catalog, *, partitions: Mapping[str, int] | None, stored: Mapping[str, str | None] | None
+    catalog: Catalog,
+    *,
+    partitions: Mapping[str, int] | None,
+    stored: Mapping[str, StoredMeaning | None] | None,
+    previous: Mapping[str, StoredMeaning | None] | None = None,
 ) -> Plan:
     """Say what a catalog stands for.
 
     Args:
         catalog: the definitions.
         partitions: the number of partitions of every topic that there is; None if that is unknown.
-        stored: by group name, the fingerprint that the online store holds of this version, None where it holds
-            nothing; None instead of the mapping if that is unknown.
+        stored: by group name, what the online store says of this version, None where it holds nothing; None instead
+            of the mapping if that is unknown.
+        previous: the same of the version before, where there is one.
     """
     return Plan(
         sources=[_source(s, partitions) for s in catalog.sources.values()],
-        groups=[_group(g, stored) for g in catalog.groups.values()],
+        groups=[_group(g, stored, previous or {}) for g in catalog.groups.values()],
         services=[_service(s) for s in catalog.services.values()],
         models=[_model(m) for m in catalog.models.values()],
     )
@@ -179,9 +196,16 @@ def _source(source: KafkaSource, partitions: Mapping[str, int] | None) -> Source
     )
 
 
-def _group(group: FeatureGroup, stored: Mapping[str, str | None] | None) -> GroupPlan:
-    layout, fingerprint = RecordLayout.of(group), group_fingerprint(group)
+def _group(
+    group: FeatureGroup,
+    stored: Mapping[str, StoredMeaning | None] | None,
+    previous: Mapping[str, StoredMeaning | None],
+) -> GroupPlan:
+    layout = RecordLayout.of(group)
+    own = StoredMeaning.of(group, stored_state(group))
     found = None if stored is None else stored.get(group.name)
+    state = "unknown" if stored is None else _state(own, found)
+    base = found or previous.get(group.name)
     return GroupPlan(
         name=group.name,
         version=group.version,
@@ -191,16 +215,38 @@ def _group(group: FeatureGroup, stored: Mapping[str, str | None] | None) -> Grou
         rings=[RingPlan(None if r.is_lifetime else r.hop_us, r.n_slots, r.slot_bytes) for r in layout.rings],
         record_bytes=layout.record_bytes,
         retention_us=group.retention_us,
-        fingerprint=fingerprint,
-        stored_fingerprint=found,
-        state="unknown" if stored is None else _state(fingerprint, found),
+        fingerprint=own.fingerprint,
+        stored_fingerprint=None if found is None else found.fingerprint,
+        state=state,
+        changes=_changes(base, own),
+        stored_changes=[] if base is None or base.state is None else state_changes(base.state, own.state or {}),
+        needs=_NEEDS[state],
     )
 
 
-def _state(fingerprint: str, stored: str | None) -> GroupState:
+_NEEDS: Mapping[GroupState, Need] = {
+    "new": "materialize",
+    "same": "nothing",
+    "compatible": "nothing",
+    "changed": "new version",
+    "unknown": "unknown",
+}
+
+
+def _changes(base: StoredMeaning | None, own: StoredMeaning) -> list[str]:
+    if base is None or base.fingerprint == own.fingerprint:
+        return []
+    if base.meaning is None:
+        return ["what it meant before was not written down, but for its fingerprint"]
+    return meaning_changes(base.meaning, own.meaning or {})
+
+
+def _state(own: StoredMeaning, stored: StoredMeaning | None) -> GroupState:
     if stored is None:
         return "new"
-    return "same" if stored == fingerprint else "changed"
+    if stored.fingerprint == own.fingerprint:
+        return "same"
+    return "compatible" if stored.stores_as(own) else "changed"
 
 
 def _feature(feature: Feature) -> FeaturePlan:

@@ -15,9 +15,10 @@ from streamfti.project.plan import GroupPlan, ModelPlan, Plan, RingPlan, Service
 __all__ = ["plan_tables"]
 
 _STATES = {
-    "new": Text("new", "green"),
+    "new": Text("new; needs `streamfti materialize` if its topic has been read before", "green"),
     "same": Text("same as online"),
-    "changed": Text("CHANGED MEANING: needs a new version", "bold red"),
+    "compatible": Text("changed, and read from what is stored: needs nothing", "green"),
+    "changed": Text("CHANGED MEANING: needs a new version, and `streamfti materialize` for it", "bold red"),
     "unknown": Text("not compared", "dim"),
 }
 _SHOWN = 12  # digits of a fingerprint
@@ -76,6 +77,8 @@ def _group_facts(group: GroupPlan) -> Text:
     rings = " + ".join(_ring(ring) for ring in group.rings)
     return Text.assemble(
         _STATES[group.state],
+        *(f"\n  {change}" for change in group.changes),
+        *(f"\n  stored: {change}" for change in group.stored_changes),
         f"\n{group.record_bytes:,} bytes per entity: 8 + {rings}",
         f"\nkept {_kept(group.retention_us)}; fingerprint {group.fingerprint[:_SHOWN]}\n",
     )

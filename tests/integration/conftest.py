@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
 
 from streamfti.clock import ManualClock, SystemClock, to_us
-from streamfti.compute.layout import RecordLayout
+from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.fingerprint import service_fingerprint
 from streamfti.definitions.groups import FeatureGroup
@@ -28,8 +28,9 @@ from streamfti.inference_pipeline.metrics import ServingMetrics
 from streamfti.inference_pipeline.routes import Routes
 from streamfti.inference_pipeline.server import InferenceServer
 from streamfti.stores.online.keys import progress_key
+from streamfti.stores.online.meaning import register_group
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.redis_store import OnlineReader, OnlineWriter, register_group
+from streamfti.stores.online.redis_store import OnlineReader, OnlineWriter
 from streamfti.stores.registry.filesystem import ModelRegistry
 from streamfti.stores.registry.golden import GoldenRows
 from streamfti.stores.registry.manifest import ModelFacts
@@ -169,7 +170,7 @@ def payments(catalog: Catalog) -> pl.DataFrame:
 
 def apply(url: str, group: FeatureGroup, frame: pl.DataFrame) -> None:
     """Write events as the feature pipeline does."""
-    register_group(url, group, RecordLayout.of(group).record_bytes)
+    register_group(url, group, stored_state(group))
     writer = OnlineWriter(url, [progress_key(group, partition) for partition in PARTITIONS])
     change = GroupState(group, writer.read).apply(frame, to_us(NOW))
     by_partition = dict(frame.group_by("_partition").agg(pl.col("_offset").max() + 1).iter_rows())

@@ -418,6 +418,67 @@ def test_a_materialize_that_was_cut_short_is_refused_by_all_but_a_rebuild(stream
     assert streamed.records() == records
 
 
+def test_a_materialize_that_died_at_its_very_end_is_whole_for_nobody(streamed: Project) -> None:
+    """All partitions have begun, so nothing but the mark of the filling tells that something may be missing."""
+    records = streamed.records()
+    streamed.online.flushall()
+
+    def die_at_the_end(done: int, of: int) -> None:
+        if done == of:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        materialize(
+            streamed.group,
+            streamed.log,
+            redis_url=streamed.environ["REDIS_URL"],
+            clock=SystemClock(),
+            on_progress=die_at_the_end,
+        )
+    for words in (("run", "features"), ("serve", "--port", "0"), ("apply",), ("verify",)):
+        refused = streamed.invoke(*words)
+        assert refused.exit_code == 1, words
+        assert "must be whole, but filling it has not ended" in refused.stderr
+        assert "--group CardSpend --force-rebuild" in refused.stderr
+    assert streamed.invoke("materialize", "--group", "CardSpend").exit_code == 1
+    streamed.done("materialize", "--group", "CardSpend", "--force-rebuild")
+    assert streamed.records() == records
+    assert streamed.catch_up()["events"] == 0
+
+
+def test_no_pipeline_starts_while_a_group_is_filled(streamed: Project) -> None:
+    streamed.online.flushall()
+    refused: list[int] = []
+
+    def start_one(_done: int, _of: int) -> None:
+        refused.append(streamed.invoke("run", "features", "--until-caught-up").exit_code)
+
+    materialize(
+        streamed.group,
+        streamed.log,
+        redis_url=streamed.environ["REDIS_URL"],
+        clock=SystemClock(),
+        on_progress=start_one,
+    )
+    assert set(refused) == {1}
+    assert streamed.catch_up()["events"] == 0
+
+
+def test_materialize_beside_a_pipeline_of_the_group_is_refused(streamed: Project) -> None:
+    records = streamed.records()
+    with streamed.started("run", "features") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("reading ")
+        refused = streamed.invoke("materialize", "--group", "CardSpend")
+        assert refused.exit_code == 1
+        assert "stop its feature pipeline" in refused.stderr
+        assert process.poll() is None
+        process.terminate()
+        process.communicate(timeout=_WAIT_S)
+    assert process.returncode == 0
+    assert streamed.records() == records
+
+
 def test_a_writer_that_comes_in_between_fences_materialize(streamed: Project) -> None:
     streamed.online.flushall()
     key = progress_key(streamed.group, 0)

@@ -339,6 +339,38 @@ def test_changed_meaning_under_the_same_version_is_refused(project: Project) -> 
         project.pipeline()
 
 
+def test_features_over_tiles_that_are_stored_join_without_a_new_version_or_a_backfill(project: Project) -> None:
+    """And leave again; the old definitions can still be used, beside them or after them."""
+    project.produce(payments(300))
+    project.run()
+    old = project.catalog
+
+    @fti.feature_group(source=project.source, entity="card")
+    class Cards:
+        payments = fti.count().over("5m", "1h", "24h")
+        cents = fti.sum(Payment.cents).over("1h", "24h", default=0)
+        fee = fti.mean(Payment.fee).over("1h", default=0.5)
+        least = fti.min(Payment.cents).over("24h")
+        most = fti.max(Payment.fee).over("1h")
+        last = fti.last(Payment.cents).over("24h")
+        half_day = fti.count().over("12h", hop="2h")
+        usual = fti.mean(Payment.cents).over("24h", "6h", hop="2h")
+
+    project.catalog = fti.Catalog.of([project.source, Cards, project.shops])
+    cards = project.catalog.group("Cards")
+    project.run()
+    assert_equal(online(project, cards, CARDS), offline(project, cards, CARDS))
+    project.produce(payments(200, seed=8))
+    project.run()
+    found = online(project, cards, CARDS)
+    assert_equal(found, offline(project, cards, CARDS))
+    assert found["Cards.half_day_12h"] != found["Cards.payments_24h"]
+    project.catalog = old
+    project.produce(payments(100, seed=9))
+    project.run()
+    assert_equal(online(project, cards, CARDS), offline(project, cards, CARDS))
+
+
 def test_new_group_beside_an_old_log_asks_to_be_materialized(project: Project) -> None:
     project.produce(payments(10))
     project.run()

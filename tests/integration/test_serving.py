@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from streamfti.clock import SystemClock, to_us
 from streamfti.compute.point_in_time import point_in_time
+from streamfti.compute.stored_state import stored_state
 from streamfti.compute.values import Status
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.fingerprint import service_fingerprint
@@ -256,7 +257,7 @@ def test_records_of_another_definition_are_not_read(tmp_path: Path, store: Redis
     changed.write_text(DEFINITIONS.replace('.over("5m", "1h")', '.over("10m", "1h")'), encoding="utf-8")
     online = OnlineReader(store.url)
     with pytest.raises(FingerprintMismatch, match="'Card' version 1 must be read by the definition that wrote it"):
-        check_stored_meaning(load_catalog(changed).groups.values(), online)
+        check_stored_meaning([(g, stored_state(g)) for g in load_catalog(changed).groups.values()], online)
     online.close()
 
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from streamfti.cli import main
 from streamfti.clock import SystemClock, from_us, to_us
 from streamfti.compute.layout import RecordLayout
+from streamfti.compute.stored_state import stored_state
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.catalog import load_catalog
 from streamfti.definitions.fingerprint import group_fingerprint
@@ -30,8 +31,9 @@ from streamfti.monitoring.probes import draw_probes
 from streamfti.monitoring.served_vectors import ServedFeatures, VectorWriter
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.online.keys import meta_key, progress_key, record_key
+from streamfti.stores.online.meaning import register_group
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.redis_store import OnlineReader, OnlineWriter, register_group
+from streamfti.stores.online.redis_store import OnlineReader, OnlineWriter
 from streamfti.testing.event_frames import event_frame
 from streamfti.testing.naive import PlacedEvent
 
@@ -97,7 +99,7 @@ class Project:
     def apply(self, events: Sequence[PlacedEvent], upto: dict[int, int] | None = None) -> None:
         """Write events to every group, and progress; other progress than theirs is a lie, which a test may tell."""
         for group in self.catalog.groups.values():
-            register_group(self.redis_url, group, RecordLayout.of(group).record_bytes)
+            register_group(self.redis_url, group, stored_state(group))
             writer = OnlineWriter(self.redis_url, [progress_key(group, p) for p in PARTITIONS])
             change = GroupState(group, writer.read).apply(self.frame(events), SystemClock().now_us())
             progress = {progress_key(group, p): Progress(n, 0, 0, 0) for p, n in (upto or next_offsets(events)).items()}
@@ -400,7 +402,8 @@ def test_a_file_of_something_else_is_refused(sound: Project, tmp_path: Path) -> 
 
 def test_stored_values_of_another_meaning_are_refused(sound: Project) -> None:
     key = meta_key(sound.group())
-    sound.client.set(key, json.dumps(json.loads(read(sound, key)) | {"fingerprint": "0" * 64}))
+    meta = json.loads(read(sound, key))
+    sound.client.set(key, json.dumps(meta | {"state": meta["state"] | {"entity": [["user", "string"]]}}))
     result, _ = sound.verify("--probes", 10)
     assert result.exit_code == 1
     assert "Card" in result.stderr

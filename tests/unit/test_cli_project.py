@@ -9,12 +9,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from streamfti.cli import main
+from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import load_catalog
-from streamfti.definitions.fingerprint import group_fingerprint
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import MissingPart
 from streamfti.feature_pipeline.event_files import BadRow, read_events
 from streamfti.project.plan import build_plan
 from streamfti.project.starter import FILES, sample_payments, write_project
+from streamfti.stores.online.meaning import StoredMeaning
 
 _NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -113,14 +115,91 @@ def test_a_plan_for_people_names_everything(definitions: Path) -> None:
         assert words in shown
 
 
+def meaning_of(group: FeatureGroup) -> StoredMeaning:
+    return StoredMeaning.load(group, StoredMeaning.of(group, stored_state(group)).dump())
+
+
 def test_a_plan_knows_new_from_same_from_changed(definitions: Path) -> None:
     catalog = load_catalog(definitions)
-    own = group_fingerprint(catalog.group("CardSpend"))
-    for stored, state in ((None, "new"), (own, "same"), ("other", "changed")):
+    own = meaning_of(catalog.group("CardSpend"))
+    only_fingerprints = [StoredMeaning(fingerprint=fingerprint) for fingerprint in (own.fingerprint, "other")]
+    cases: list[tuple[StoredMeaning | None, str, str]] = [
+        (None, "new", "materialize"),
+        (own, "same", "nothing"),
+        (only_fingerprints[0], "same", "nothing"),
+        (only_fingerprints[1], "changed", "new version"),
+    ]
+    for stored, state, needs in cases:
         plan = build_plan(catalog, partitions={"payments": 4}, stored={"CardSpend": stored})
-        assert [group.state for group in plan.groups] == [state]
+        assert [(group.state, group.needs) for group in plan.groups] == [(state, needs)]
         assert [group.name for group in plan.changed] == (["CardSpend"] if state == "changed" else [])
         assert (plan.sources[0].partitions, plan.sources[0].dead_letter_partitions) == (4, 0)
+
+
+BASE = """
+import streamfti as fti
+
+class Payment(fti.Event):
+    at: fti.EventTime
+    card: str
+    shop: str
+    cents: int
+
+payments = fti.KafkaSource("payments", Payment)
+
+@fti.feature_group(source=payments, entity="card", version=1)
+class Card:
+    n = fti.count().over("1h", "24h", hop="5m")
+    mean = fti.mean(Payment.cents).over("24h", hop="5m")
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "state", "said", "stored_said"),
+    [
+        ('"1h", "24h", hop', '"1h", "6h", "24h", hop', "compatible", ["feature n_6h added"], []),
+        ('"1h", "24h", hop', '"24h", hop', "compatible", ["feature n_1h removed"], []),
+        ('over("24h", hop="5m")', 'over("24h", hop="5m", default=1)', "compatible", ["default none -> 1.0"], []),
+        (
+            "    mean =",
+            '    sum = fti.sum(Payment.cents).over("1h", hop="5m")\n    mean =',
+            "compatible",
+            ["sum_1h"],
+            [],
+        ),
+        ("fti.mean(", "fti.max(", "changed", ["aggregation mean -> max"], ["do not hold max(cents) yet"]),
+        ('"1h", "24h", hop="5m"', '"1h", hop="1m"', "changed", ["n_24h removed"], ["tiles of 1m are not stored yet"]),
+        ('"1h", "24h", hop', '"1h", "2d", hop', "changed", ["n_2d added"], ["578 must be kept, not 290"]),
+        ('entity="card"', 'entity="shop"', "changed", ["entity card, string -> shop, string"], ["entity"]),
+        ("cents: int", "cents: float", "changed", ["field"], ["fields cents: int64 -> cents: float64"]),
+    ],
+)
+def test_a_plan_says_what_has_changed_and_what_it_needs(
+    tmp_path: Path, old: str, new: str, state: str, said: list[str], stored_said: list[str]
+) -> None:
+    before, after = tmp_path / "before.py", tmp_path / "after.py"
+    before.write_text(BASE)
+    after.write_text(BASE.replace(old, new, 1))
+    stored = meaning_of(load_catalog(before).group("Card"))
+    (group,) = build_plan(load_catalog(after), partitions=None, stored={"Card": stored}).groups
+    assert (group.state, group.needs) == (state, "nothing" if state == "compatible" else "new version")
+    for words in said:
+        assert any(words in change for change in group.changes), group.changes
+    assert bool(group.stored_changes) == (state == "changed")
+    for words in stored_said:
+        assert any(words in change for change in group.stored_changes), group.stored_changes
+
+
+def test_a_plan_compares_a_new_version_with_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "before.py"
+    path.write_text(BASE)
+    stored = meaning_of(load_catalog(path).group("Card"))
+    path = tmp_path / "after.py"
+    path.write_text(BASE.replace("version=1", "version=2").replace("fti.mean(", "fti.max("))
+    plan = build_plan(load_catalog(path), partitions=None, stored={"Card": None}, previous={"Card": stored})
+    (group,) = plan.groups
+    assert (group.state, group.needs) == ("new", "materialize")
+    assert any("mean -> max" in change for change in group.changes)
 
 
 @pytest.mark.parametrize("text", ["retention.ms", "=5"])

@@ -6,24 +6,22 @@ door.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import hiredis
 import redis
 import redis.exceptions
 
-from streamfti.definitions.fingerprint import group_fingerprint
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.errors import FencedWriter, FingerprintMismatch, StoreError, StoreUnavailable
-from streamfti.stores.online.keys import meta_key, progress_prefix, record_prefix
+from streamfti.errors import FencedWriter, StoreError, StoreUnavailable
+from streamfti.stores.online.keys import progress_prefix, record_prefix
 from streamfti.stores.online.progress import Progress
 
-__all__ = ["OnlineReader", "OnlineWriter", "SlotWrite", "delete_values", "has_values", "register_group"]
+__all__ = ["OnlineReader", "OnlineWriter", "SingleKeys", "SlotWrite", "delete_values", "has_values"]
 
 _TIMEOUT_S = 5.0
 _SCAN_KEYS = 1_000  # looked at by one SCAN: long enough to be quick, short enough not to hold up readers
@@ -61,29 +59,58 @@ def _address(url: str) -> str:
     return f"{parts.hostname}:{parts.port}{parts.path}" if parts.hostname else parts.path
 
 
-def register_group(url: str, group: FeatureGroup, record_bytes: int) -> bool:
-    """Write down what the stored values of a group version mean, once; return whether it was new.
+class SingleKeys:
+    """Single keys, read and written one by one: for what is written down once. A context manager."""
 
-    Raises:
-        FingerprintMismatch: if the same name and version are stored with another meaning.
-        StoreError: if the store cannot be used.
-    """
-    meaning: dict[str, Any] = {"fingerprint": group_fingerprint(group), "record_bytes": record_bytes}
-    client = _client(url, _TIMEOUT_S)
-    with _translated(url):
-        seconds, us = client.time()
-        meaning["registered_at_us"] = seconds * 1_000_000 + us
-        is_new = bool(client.set(meta_key(group), json.dumps(meaning), nx=True))
-        found: Any = client.get(meta_key(group))
-        stored: dict[str, Any] = json.loads(found or b"{}")
-        client.close()
-    if stored.get("fingerprint") != meaning["fingerprint"]:
-        msg = (
-            f"feature group {group.name!r} version {group.version} must keep its meaning: the online store holds "
-            f"fingerprint {str(stored.get('fingerprint'))[:12]}, the definition has {meaning['fingerprint'][:12]}"
-        )
-        raise FingerprintMismatch(msg, hint=f"set version={group.version + 1} for the changed group")
-    return is_new
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client = _client(url, _TIMEOUT_S)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key.
+
+        Raises:
+            StoreError: if the store cannot be used.
+        """
+        with _translated(self._url):
+            found: Any = self._client.get(key)
+        value: bytes | None = found
+        return value
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Set a key.
+
+        Raises:
+            StoreError: if the store cannot be used.
+        """
+        with _translated(self._url):
+            self._client.set(key, value)
+
+    def set_new(self, key: bytes, value: bytes) -> bool:
+        """Set a key if it is not there; return whether it was not.
+
+        Raises:
+            StoreError: if the store cannot be used.
+        """
+        with _translated(self._url):
+            return bool(self._client.set(key, value, nx=True))
+
+    def now_us(self) -> int:
+        """Return the store's own time.
+
+        Raises:
+            StoreError: if the store cannot be used.
+        """
+        with _translated(self._url):
+            found: Any = self._client.time()
+        seconds, us = found
+        return int(seconds) * 1_000_000 + int(us)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
 
 def has_values(url: str, group: FeatureGroup) -> bool:
