@@ -20,6 +20,7 @@ from typing_extensions import override
 from streamfti.clock import SystemClock
 from streamfti.definitions.catalog import load_catalog
 from streamfti.definitions.durations import SECOND_US, duration_us
+from streamfti.definitions.sources import HISTORY_PARTITION
 from streamfti.errors import DefinitionError
 from streamfti.feature_pipeline.assembly import Engine, FeatureRun, RunSummary, build_feature_run, metrics_endpoint
 from streamfti.feature_pipeline.event_files import Sent, count_rows, read_events, send_events
@@ -252,28 +253,56 @@ def _sent_text(sent: Sent, topic: str, seconds: float) -> str:
     epilog="""\b
 Examples:
   streamfti materialize definitions.py --group CardSpend
+  streamfti materialize definitions.py --group CardSpend --from history/
   streamfti materialize definitions.py --group CardSpend --force-rebuild"""
 )
 @_DEFINITIONS
 @click.option("--group", "groups", multiple=True, required=True, help="The feature group to fill; may be repeated.")
+@click.option(
+    "--from",
+    "history",
+    type=click.Path(exists=True, path_type=Path),
+    help="First add these events of before the topic to the offline log: a Parquet file, or a folder of them.",
+)
 @click.option("--force-rebuild", is_flag=True, help="Delete what is stored of the group online, and fill it anew.")
 @settings_options("home", "redis_url")
-def materialize(definitions: Path, *, groups: tuple[str, ...], force_rebuild: bool, settings: Settings) -> None:
+def materialize(
+    definitions: Path, *, groups: tuple[str, ...], history: Path | None, force_rebuild: bool, settings: Settings
+) -> None:
     """Fill the online features of a group from the offline log.
 
     For a new group or version on a topic that has been read before, and after a Redis that lost its data. No feature
-    pipeline may run the group meanwhile. `run features` goes on from where the log ends.
+    pipeline may run the group meanwhile; one that runs other groups, such as the version before, may go on, and
+    servers too. `run features` goes on from where the log was.
+
+    --from takes events that are not in the topic, with a column for each field of the event. They become part of the
+    offline log, all of them or none, and once, so that training sets and `verify` see them too. Without --from, what
+    the log holds of them is filled in as the rest of it is.
     """
     catalog, clock = load_catalog(definitions), SystemClock()
     log = OfflineLog(settings.log_folder, clock=clock)
-    for group in [catalog.group(name) for name in dict.fromkeys(groups)]:
+    chosen = [catalog.group(name) for name in dict.fromkeys(groups)]
+    if history is not None and len({group.source.name for group in chosen}) > 1:
+        msg = "--from is of one source; the groups are of several"
+        raise click.UsageError(msg)
+    for number, group in enumerate(chosen):
         with _progress_bar(group.name, lambda: None) as show:
             done = fill_group(
-                group, log, redis_url=settings.redis_url, clock=clock, force_rebuild=force_rebuild, on_progress=show
+                group,
+                log,
+                redis_url=settings.redis_url,
+                clock=clock,
+                force_rebuild=force_rebuild,
+                history=None if number else history,
+                on_progress=show,
             )
         if done.deleted_keys:
             click.echo(f"{group.name}: {done.deleted_keys:,} keys deleted")
-        places = ", ".join(f"{partition} from {offset}" for partition, offset in done.positions.items())
+        places = ", ".join(f"{p} from {offset}" for p, offset in done.positions.items() if p != HISTORY_PARTITION)
+        if HISTORY_PARTITION in done.positions:
+            click.echo(f"{group.name}: {done.positions[HISTORY_PARTITION]:,} of the events are history")
+        if not places:
+            places = "0 from the oldest"
         click.echo(f"{group.name}: {done.events:,} events; the stream goes on in partition {places}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 
@@ -18,6 +19,7 @@ from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import ContractError, FencedWriter
 from streamfti.feature_pipeline.group_state import GroupChange, GroupState, progress_after
+from streamfti.feature_pipeline.history import import_history
 from streamfti.stores.offline.commits import LogFile
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.snapshot import LogSnapshot
@@ -63,6 +65,7 @@ def materialize(
     redis_url: str,
     clock: Clock,
     force_rebuild: bool = False,
+    history: Path | None = None,
     chunk_rows: int = CHUNK_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Materialized:
@@ -70,8 +73,8 @@ def materialize(
 
     Commit order:
 
-    1. Pin a snapshot of the log.
-    2. See that nothing of the group is stored, unless `force_rebuild` says that it may go.
+    1. See that nothing of the group is stored, unless `force_rebuild` says that it may go.
+    2. Import history into the log, if there is any to import, and pin a snapshot of the log.
     3. Write down what the group means, and that filling it has begun; with `force_rebuild`, delete what is stored of
        it, its progress first.
     4. For each chunk, in the order of partition and offset: write tiles and progress in one transaction.
@@ -88,22 +91,27 @@ def materialize(
         redis_url: the online store.
         clock: for the time that progress carries, and from which records expire.
         force_rebuild: throw away what is stored of the group.
+        history: Parquet files of events that are not in the topic: see `import_history`. Other groups of the source
+            that have begun go on without it; they take it in when they are filled anew.
         chunk_rows: at most so many events are written in one transaction.
         on_progress: called after each chunk with the events done and those in all.
 
     Raises:
-        ContractError: if the log holds nothing of the source, or the group has values already.
+        ContractError: if the log holds nothing of the source, or the group has values already, or history cannot be
+            imported.
         FingerprintMismatch: if the group is stored with another meaning under the same version.
         FencedWriter: if a feature pipeline writes the group at the same time.
         StoreError: if a store cannot be read or written.
     """
-    snapshot = log.snapshot(group.source)  # 1.
+    if not force_rebuild and has_values(redis_url, group):  # 1.
+        msg = f"feature group {group.name!r} version {group.version} must have nothing online, but it has values"
+        raise ContractError(msg, hint="stop its feature pipeline, then use --force-rebuild to fill it anew")
+    if history is not None:
+        import_history(group.source, history, log, clock=clock)
+    snapshot = log.snapshot(group.source)  # 2.
     if not snapshot.positions:
         msg = f"the log of source {group.source.name!r} must hold something to fill {group.name!r} from, got nothing"
         raise ContractError(msg, hint="is --home the right folder? a group of a new source needs no materialize")
-    if not force_rebuild and has_values(redis_url, group):  # 2.
-        msg = f"feature group {group.name!r} version {group.version} must have nothing online, but it has values"
-        raise ContractError(msg, hint="stop its feature pipeline, then use --force-rebuild to fill it anew")
     begin_filling(redis_url, group, stored_state(group))  # 3.
     deleted = delete_values(redis_url, group) if force_rebuild else 0
     writer = OnlineWriter(redis_url, [progress_key(group, p) for p in snapshot.positions])

@@ -16,6 +16,7 @@ from streamfti.compute.layout import RecordLayout
 from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.sources import HISTORY_PARTITION
 from streamfti.errors import ContractError
 from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
@@ -87,7 +88,7 @@ class FeaturePipeline:
         self._log_policy = log_policy or LogPolicy()
         for group in self._all_groups():
             register_group(redis_url, group, stored_state(group))
-        keys = [progress_key(g, p) for g in self._all_groups() for p in partitions[g.source.name]]
+        keys = [progress_key(g, p) for g in self._all_groups() for p in (*partitions[g.source.name], HISTORY_PARTITION)]
         self._online = OnlineWriter(redis_url, keys)
         self._applied = self._online.progress
         self._states = {g.name: GroupState(g, self._online.read) for g in self._all_groups()}
@@ -109,11 +110,21 @@ class FeaturePipeline:
         """
         positions: dict[Partition, int | None] = {}
         for name, partitions in self._partitions.items():
+            self._refuse_without_history(name)
             for partition in partitions:
                 logged = self._log_positions[name].get(partition)
                 applied = {g.name: self._next_offset(g, partition) for g in self._groups[name]}
                 positions[name, partition] = start_positions(name, logged, applied)
         return positions
+
+    def _refuse_without_history(self, name: str) -> None:
+        """Refuse a new group where there is history; one that had begun before it was imported goes on without it."""
+        if HISTORY_PARTITION not in self._log_positions[name]:
+            return
+        for group in self._groups[name]:
+            partitions = (*self._partitions[name], HISTORY_PARTITION)
+            if all(self._next_offset(group, partition) is None for partition in partitions):
+                raise _not_filled(group.name, name)
 
     def _next_offset(self, group: FeatureGroup, partition: int) -> int | None:
         progress = self._applied.get(progress_key(group, partition))
@@ -261,6 +272,10 @@ def start_positions(source: str, logged: int | None, applied: Mapping[str, int |
     if logged is None and len(new) == len(applied):
         return None
     if new:
-        msg = f"feature group {new[0]!r} must be filled from the log of {source!r} before it joins the stream"
-        raise ContractError(msg, hint=f"run `streamfti materialize DEFINITIONS --group {new[0]}` once")
+        raise _not_filled(new[0], source)
     return None if logged is None else min(known)
+
+
+def _not_filled(group: str, source: str) -> ContractError:
+    msg = f"feature group {group!r} must be filled from the log of {source!r} before it joins the stream"
+    return ContractError(msg, hint=f"run `streamfti materialize DEFINITIONS --group {group}` once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.sources import HISTORY_PARTITION
 from streamfti.stores.online.keys import progress_key
 from streamfti.stores.online.progress import Progress
 from streamfti.stores.online.redis_store import OnlineReader
@@ -39,9 +40,9 @@ class RecordReader:
     ) -> tuple[list[bytes | None], tuple[Mapping[int, Progress], ...]]:
         """Return the records of keys, and by group, in order, the progress in each partition that has begun.
 
-        How many partitions a source has is not known here. The keys of the first 32 are read; whenever one of the
-        upper half is there, twice as many are, from then on. So every partition is found, unless events have only
-        come from some beyond the 32nd and from none in between.
+        How many partitions a source has is not known here. The keys of the first 32, and of history, are read;
+        whenever one of the upper half of the 32 is there, twice as many are, from then on. So every partition is
+        found, unless events have only come from some beyond the 32nd and from none in between.
 
         Raises:
             StoreError: if the store cannot be read.
@@ -52,18 +53,24 @@ class RecordReader:
             found = self._online.read([*keys, *progress_keys])
             if not progress_keys:
                 return found, ()
-            n_partitions = len(progress_keys) // len(self._groups)
-            progress = tuple(_by_partition(found[len(keys) :], n_partitions))
-            if all(2 * partition < n_partitions for of_group in progress for partition in of_group):
+            partitions = _partitions(len(progress_keys) // len(self._groups) - 1)
+            progress = tuple(_by_partition(found[len(keys) :], partitions))
+            begun = {partition for of_group in progress for partition in of_group} - {HISTORY_PARTITION}
+            if all(2 * partition < len(partitions) - 1 for partition in begun):
                 return found[: len(keys)], progress
             if len(progress_keys) == len(self._progress_keys):
-                self._progress_keys = self._keys_of(2 * n_partitions)
+                self._progress_keys = self._keys_of(2 * (len(partitions) - 1))
 
     def _keys_of(self, n_partitions: int) -> tuple[bytes, ...]:
-        return tuple(progress_key(group, i) for group in self._groups for i in range(n_partitions))
+        return tuple(progress_key(group, i) for group in self._groups for i in _partitions(n_partitions))
 
 
-def _by_partition(found: Sequence[bytes | None], n_partitions: int) -> Iterator[dict[int, Progress]]:
-    for start in range(0, len(found), n_partitions):
-        stored = enumerate(found[start : start + n_partitions])
+def _partitions(n: int) -> list[int]:
+    """Return the first n partitions of a topic, and that of history."""
+    return [*range(n), HISTORY_PARTITION]
+
+
+def _by_partition(found: Sequence[bytes | None], partitions: Sequence[int]) -> Iterator[dict[int, Progress]]:
+    for start in range(0, len(found), len(partitions)):
+        stored = zip(partitions, found[start : start + len(partitions)], strict=True)
         yield {partition: Progress.load(value) for partition, value in stored if value is not None}
