@@ -6,7 +6,9 @@ is stored. It is accepted under the same version, by a pipeline that goes on and
 
 from __future__ import annotations
 
-from streamfti.compute.event_columns import aggregated_fields
+import json
+
+from streamfti.compute.event_columns import operands_of
 from streamfti.compute.layout import RecordLayout
 from streamfti.definitions.fingerprint import group_meaning
 from streamfti.definitions.groups import FeatureGroup
@@ -26,7 +28,8 @@ def stored_state(group: FeatureGroup) -> dict[str, object]:
     identity = {name: value for name, value in group_meaning(group).items() if name not in _READ_ONLY}
     return {
         **identity,
-        "fields": {name: str(field.type) for name, field in sorted(aggregated_fields(group).items())},
+        "operands": {name: str(operand.type) for name, operand in sorted(operands_of(group.features).items())},
+        "parameters": _parameters(group),
         "rings": [
             {
                 "hop_us": ring.hop_us,
@@ -37,3 +40,12 @@ def stored_state(group: FeatureGroup) -> dict[str, object]:
         ],
         "record_bytes": layout.record_bytes,
     }
+
+
+def _parameters(group: FeatureGroup) -> dict[str, list[object]]:
+    """Return, by kind, the parameters that its aggregations are given: they may decide what is added up."""
+    found: dict[str, set[str]] = {}
+    for feature in group.features:
+        if feature.aggregation.parameters:
+            found.setdefault(feature.aggregation.kind, set()).add(json.dumps(feature.aggregation.parameters))
+    return {kind: [json.loads(text) for text in sorted(texts)] for kind, texts in sorted(found.items())}

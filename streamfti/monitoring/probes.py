@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streamfti.compute.event_columns import event_times_us, key_expression
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
+from streamfti.definitions.durations import DAY_US, HOUR_US
 from streamfti.definitions.events import Field
 from streamfti.definitions.groups import FeatureGroup
 
@@ -67,9 +68,9 @@ class Probes:
         """Return int64[n]: when to ask, always after the newest event applied.
 
         Args:
-            newest_us: int64[n], the newest event time applied to the entity of each probe; 0 if there is none.
+            newest_us: int64[n], the newest event time applied to the entity of each probe; negative if there is none.
         """
-        newest = np.where(newest_us == 0, self.newest_us, newest_us)
+        newest = np.where(newest_us < 0, self.newest_us, newest_us)
         at = newest + self._after_us
         at = np.where(self._kind == _Kind.HOP, -(-at // self._hop_us) * self._hop_us + self._beside_us, at)
         at = np.where(self._kind == _Kind.EDGE, self._edge_us + self._beside_us, at)
@@ -111,17 +112,15 @@ def draw_probes(
 
     Args:
         group: the group.
-        features: whose windows decide the query times, at least one.
+        features: whose windows and expiries decide the query times, at least one.
         events: some event frame of the group's source, with at least its entity key and event time.
         n: how many.
         rng: where chance comes from.
     """
     own = events.drop_nulls(list(group.entity))
     keys, anchor_us = _entities(group, own, n, rng)
-    windows = list(dict.fromkeys(feature.window for feature in features))
-    chosen = rng.integers(len(windows), size=n)
-    length_us = np.array([w.length_us for w in windows], np.int64)[chosen]
-    hop_us = np.array([w.hop_us for w in windows], np.int64)[chosen]
+    spans = _spans(features)
+    length_us, hop_us = spans[rng.integers(len(spans), size=n)].T
     kind = rng.integers(len(_Kind), size=n)
     after_us = 1 + (rng.random(n) * 1.25 * length_us).astype(np.int64)
     texts = keys.select(key_expression(group.entity_fields).alias(_KEY))[_KEY]
@@ -136,6 +135,13 @@ def draw_probes(
         ((anchor_us // hop_us + 1) * hop_us + length_us)[order],
         rng.integers(-1, 2, size=n)[order],
     )
+
+
+def _spans(features: Sequence[Feature]) -> NDArray[np.int64]:
+    """Return int64[m, 2]: after how long an event leaves something, and in which hops: windows, and what expires."""
+    windows = [(f.window.length_us, f.window.hop_us) for f in features if not f.window.is_lifetime]
+    expiries = [(f.expires_after_us, 1) for f in features if f.expires_after_us is not None]
+    return np.array(list(dict.fromkeys([*windows, *expiries])) or [(DAY_US, HOUR_US)], np.int64)
 
 
 def _entities(

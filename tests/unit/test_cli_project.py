@@ -171,7 +171,7 @@ class Card:
         ('"1h", "24h", hop="5m"', '"1h", hop="1m"', "changed", ["n_24h removed"], ["tiles of 1m are not stored yet"]),
         ('"1h", "24h", hop', '"1h", "2d", hop', "changed", ["n_2d added"], ["578 must be kept, not 290"]),
         ('entity="card"', 'entity="shop"', "changed", ["entity card, string -> shop, string"], ["entity"]),
-        ("cents: int", "cents: float", "changed", ["field"], ["fields cents: int64 -> cents: float64"]),
+        ("cents: int", "cents: float", "changed", ["field"], ["operands cents: int64 -> cents: float64"]),
     ],
 )
 def test_a_plan_says_what_has_changed_and_what_it_needs(
