@@ -116,7 +116,8 @@ def _rings(features: Iterable[Feature], max_future_skew_us: int) -> Iterable[Rin
     for hop_us, members in sorted(by_hop.items()):
         longest = max((f.window for f in members), key=lambda window: window.length_us)
         accumulators = {a.name: a for f in members for a in aggregator(f.aggregation).accumulators}
-        ring = Ring(hop_us, _n_slots(longest, max_future_skew_us), accumulators, offset_bytes)
+        by_name = dict(sorted(accumulators.items()))  # not by the order of features, which means nothing
+        ring = Ring(hop_us, _n_slots(longest, max_future_skew_us), by_name, offset_bytes)
         offset_bytes += ring.n_bytes
         yield ring
 

@@ -18,6 +18,7 @@ from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.errors import DefinitionError
 from streamfti.monitoring.report import Report, report_table, row_writer
 from streamfti.monitoring.verification import OnProgress, Stores, ask_drawn, verify_vectors
 from streamfti.settings import Settings, settings_options
@@ -108,12 +109,21 @@ def verify(
 def _asked(
     catalog: Catalog, names: Sequence[str], service_name: str | None
 ) -> list[tuple[FeatureGroup, tuple[Feature, ...]]]:
-    """Return the groups to draw from and their features."""
+    """Return the groups to draw from and their features.
+
+    Raises:
+        DefinitionError: if there is no such group or service, or no group at all.
+    """
     chosen = [catalog.group(name) for name in dict.fromkeys(names)]
     if service_name is None:
-        return [(group, group.features) for group in chosen or catalog.groups.values()]
-    service = catalog.service(service_name)
-    return [(group, service.features_of(group)) for group in service.groups if not chosen or group in chosen]
+        asked = [(group, group.features) for group in chosen or catalog.groups.values()]
+    else:
+        service = catalog.service(service_name)
+        asked = [(group, service.features_of(group)) for group in service.groups if not chosen or group in chosen]
+    if not asked:
+        msg = "there must be a feature group to draw probes from, got none"
+        raise DefinitionError(msg, hint="does the service use the groups that --group names?" if service_name else "")
+    return asked
 
 
 def _print(report: Report, *, as_json: bool) -> None:

@@ -2,6 +2,10 @@
 
 Both ways go through files of served vectors: what was drawn is asked first, all of it, so that the log, which may be
 half a minute behind a running feature pipeline, is waited for once.
+
+A profile of a million probes of the payments example (one core): a third of the time is asking, most of it drawing and
+writing; of the rest, half is indexing the events of the probed entities, and a fifth merging windows. Records are read
+once for all probes of an entity, which is why asking is not more.
 """
 
 from __future__ import annotations

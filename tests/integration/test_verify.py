@@ -61,7 +61,16 @@ class ShopCard:
     n = fti.count().over("1h")
     most = fti.max(Payment.cents).over("1h")
 
-features = fti.FeatureService("features", [fti.request("amount", float), Card, ShopCard])
+@fti.feature_group(source=payments, entity="shop")
+class Shop:
+    n = fti.count().lifetime()
+    dear = fti.count(where=Payment.cents > 300).over("1h", expires_after="10m")
+    spread = fti.stddev(Payment.fee).over("1h")
+    recent = fti.last_n(Payment.cents, 3).over("1h")
+    idle = fti.time_since_last(expires_after="20m")
+    double = fti.sum(Payment.cents * 2).lifetime()
+
+features = fti.FeatureService("features", [fti.request("amount", float), Card, ShopCard, Shop])
 """
 
 MINUTE_US = 60_000_000
@@ -178,10 +187,10 @@ def verdicts(document: dict[str, Any]) -> set[str]:
 
 
 def test_sound_stores_have_no_skew(sound: Project) -> None:
-    result, document = sound.verify("--probes", 20_000)
+    result, document = sound.verify("--probes", 18_000)
     assert result.exit_code == 0, result.output
     assert verdicts(document) == {"equal"}
-    assert (document["skew_rows"], document["probes"], document["values"]) == (0, 20_000, 10_000 * (5 + 2))
+    assert (document["skew_rows"], document["probes"], document["values"]) == (0, 18_000, 6_000 * (5 + 2 + 8))
     assert set(document["features"]) == {f.qualified_name for g in sound.catalog.groups.values() for f in g.features}
 
 
@@ -268,7 +277,7 @@ def test_a_fault_in_the_online_store_is_a_bug(
     sound: Project, events: list[PlacedEvent], fault: Callable[[Project, Sequence[PlacedEvent]], None], tmp_path: Path
 ) -> None:
     fault(sound, events)
-    result, document = sound.verify("--probes", 4_000, "--rows", tmp_path / "rows.parquet")
+    result, document = sound.verify("--probes", 6_000, "--rows", tmp_path / "rows.parquet")
     assert result.exit_code == 1
     assert verdicts(document) == {"equal", "bug"}
     rows = pl.read_parquet(tmp_path / "rows.parquet").filter(pl.col("verdict") == "bug")
@@ -389,6 +398,19 @@ def test_float_sums_that_cancel_are_compared_by_what_was_added(sound: Project, t
         changed = replace(served, columns=dict(served.columns) | {"Card.fee_1h": wrong})
         _, document = sound.verify("--vectors", sound.write(changed, tmp_path / f"by{error}"))
         assert document["skew_rows"] == skew_rows
+
+
+def test_words_that_contradict_each_other_or_name_nothing_are_refused(sound: Project, tmp_path: Path) -> None:
+    both, _ = sound.verify("--vectors", sound.write(sound.served(), tmp_path / "good"), "--group", "Card")
+    assert both.exit_code == 2
+    for words in (("--group", "Cart"), ("--service", "feature")):
+        result, _ = sound.verify(*words)
+        assert result.exit_code == 1
+        assert "did you mean" in result.stderr
+    sound.path.write_text(DEFINITIONS.partition("@fti")[0])
+    nothing, _ = sound.verify()
+    assert nothing.exit_code == 1
+    assert "must be a feature group to draw probes from" in nothing.stderr
 
 
 def test_a_file_of_something_else_is_refused(sound: Project, tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ class Card:
             ["sum_1h"],
             [],
         ),
+        (
+            "    n =",
+            '    sum = fti.sum(Payment.cents).over("1h", hop="5m")\n    n =',
+            "compatible",
+            ["sum_1h added"],
+            [],
+        ),
         ("fti.mean(", "fti.max(", "changed", ["aggregation mean -> max"], ["do not hold max(cents) yet"]),
         ('"1h", "24h", hop="5m"', '"1h", hop="1m"', "changed", ["n_24h removed"], ["tiles of 1m are not stored yet"]),
         ('"1h", "24h", hop', '"1h", "2d", hop', "changed", ["n_2d added"], ["578 must be kept, not 290"]),

@@ -35,8 +35,8 @@ def test_a_record_is_a_header_and_one_ring_for_each_hop_ascending() -> None:
         previous=fti.last(Payment.cents).over("10m"),
     )
     assert [(r.hop_us // 1_000_000, r.n_slots, list(r.accumulators)) for r in layout.rings] == [
-        (30, 20 + 1 + 1, ["count", "lowsum(cents)", "highsum(cents)", "last(cents)"]),
-        (300, 12 + 1 + 1, ["count", "lowsum(cents)", "highsum(cents)"]),
+        (30, 20 + 1 + 1, ["count", "highsum(cents)", "last(cents)", "lowsum(cents)"]),
+        (300, 12 + 1 + 1, ["count", "highsum(cents)", "lowsum(cents)"]),
         (7200, 12 + 1 + 1, ["count", "count(tip)", "floatsum(tip)"]),
     ]
     assert [r.slot_bytes for r in layout.rings] == [56, 32, 32]
@@ -50,8 +50,8 @@ def test_the_bytes_of_a_known_group_are_those_in_stores_already() -> None:
     )
     assert layout.record_bytes == HEADER_BYTES + 34 * 16 + 14 * 48 == 1224
     assert layout.dtype["ring_300000000"].base.descr == [
-        ("tile_end_us", "<i8"), ("count", "<i8"), ("lowsum(cents)", "<i8"), ("highsum(cents)", "<i8"),
-        ("count(tip)", "<i8"), ("min(tip)", "<f8"),
+        ("tile_end_us", "<i8"), ("count", "<i8"), ("count(tip)", "<i8"), ("highsum(cents)", "<i8"),
+        ("lowsum(cents)", "<i8"), ("min(tip)", "<f8"),
     ]  # fmt: skip
     assert layout.dtype["ring_10000000"].base.descr == [("tile_end_us", "<i8"), ("count", "<i8")]
     fields = layout.dtype.fields
@@ -68,6 +68,12 @@ def test_the_bytes_of_a_known_group_are_those_in_stores_already() -> None:
 def test_a_ring_has_its_window_the_open_tile_and_those_ahead_of_the_clock(skew: str, n_slots: int) -> None:
     (ring,) = layout_of(skew, n=fti.count().over("5m", hop="5s")).rings
     assert (ring.n_slots, ring.span_us) == (n_slots, n_slots * 5_000_000)
+
+
+def test_the_order_of_features_is_not_that_of_the_bytes() -> None:
+    one = layout_of(n=fti.count().over("1h"), spend=fti.sum(Payment.cents).over("1h"))
+    other = layout_of(spend=fti.sum(Payment.cents).over("1h"), n=fti.count().over("1h"))
+    assert one.dtype == other.dtype
 
 
 def test_windows_of_one_hop_share_a_ring_of_the_longest() -> None:
