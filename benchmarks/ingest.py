@@ -1,7 +1,8 @@
 """How many events a second does one core bring from Kafka bytes into Redis tiles and the Parquet log?
 
-Method: the payments example's events (Avro, Zipf merchants, three groups, ten windows) stand in one topic of four
-partitions on the embedded broker. Two arms take turns, each in this process, the broker and Redis in their own:
+Method: the payments example's events (Avro, Zipf merchants) stand in one topic of four partitions on the embedded
+broker; features are those of `four_groups`: 4 groups of 12 features over 3 hops, 12 slots an event. Two arms take turns,
+each in this process, the broker and Redis in their own:
 
 - `floor`: a bare consumer with the pipeline's settings, which takes each message's value and does nothing with it;
 - `streamfti`: the feature pipeline, whole: decode, validate, tiles of all groups into Redis, progress, the log.
@@ -24,7 +25,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from examples.payments import definitions
+from benchmarks import four_groups
+from examples.payments.definitions import payments
 from examples.payments.producer import PaymentEncoder, Payments
 from streamfti.clock import SystemClock, to_us
 from streamfti.compute.entity_keys import encode_key
@@ -104,7 +106,7 @@ def measure(folder: Path, *, events: int, repeats: int, console: Console) -> Res
     Raises:
         AssertionError: if an arm's answers are wrong; no figure is returned then.
     """
-    catalog = load_catalog(Path(definitions.__file__))
+    catalog = load_catalog(Path(four_groups.__file__))
     with start_kafka(folder / "kafka") as broker, start_redis(folder / "redis") as server:
         settings = Settings(home=folder, redis_url=server.url, bootstrap_servers=broker.bootstrap_servers)
         _fill(settings, events)
@@ -127,7 +129,7 @@ def _timed(events: int, run: Callable[[], None]) -> Measured:
 
 
 def _fill(settings: Settings, events: int) -> None:
-    source = definitions.payments
+    source = payments
     topics = Topics(settings.bootstrap_servers)
     topics.create([Topic(source.topic, _PARTITIONS, {}), Topic(source.dead_letter_topic, 1, {})])
     registry = FileSchemaRegistry(settings.schemas_folder)
@@ -141,8 +143,8 @@ def _fill(settings: Settings, events: int) -> None:
 
 
 def _consume(settings: Settings, events: int) -> None:
-    positions: dict[tuple[str, int], int | None] = {(definitions.payments.topic, p): None for p in range(_PARTITIONS)}
-    reader = KafkaSourceReader(settings.bootstrap_servers, [definitions.payments], positions, group_id="floor")
+    positions: dict[tuple[str, int], int | None] = {(payments.topic, p): None for p in range(_PARTITIONS)}
+    reader = KafkaSourceReader(settings.bootstrap_servers, [payments], positions, group_id="floor")
     consumer: confluent_kafka.Consumer = reader._consumer  # noqa: SLF001  # the same client, without our loop
     seen = 0
     while seen < events:
@@ -159,7 +161,7 @@ def _ingest(catalog: Catalog, settings: Settings) -> None:
 
 def _check(catalog: Catalog, settings: Settings, events: int) -> None:
     """Compare the log with the topic, and what is online with the log."""
-    logged = OfflineLog(settings.log_folder).read(definitions.payments)
+    logged = OfflineLog(settings.log_folder).read(payments)
     assert logged.select("_partition", "_offset").n_unique() == logged.height == events  # noqa: S101
     online = OnlineReader(settings.redis_url)
     newest = logged["at"].max()
