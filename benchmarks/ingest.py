@@ -1,8 +1,8 @@
 """How many events a second does one core bring from Kafka bytes into Redis tiles and the Parquet log?
 
 Method: the payments example's events (Avro, Zipf merchants) stand in one topic of four partitions on the embedded
-broker; features are those of `four_groups`: 4 groups of 12 features over 3 hops, 12 slots an event. Two arms take turns,
-each in this process, the broker and Redis in their own:
+broker; the features are those of `four_groups`: 4 groups of 12 features over 3 hops, so an event has 12 slots. Two arms
+take turns, each in this process, the broker and Redis in their own:
 
 - `floor`: a bare consumer with the pipeline's settings, which takes each message's value and does nothing with it;
 - `streamfti`: the feature pipeline, whole: decode, validate, tiles of all groups into Redis, progress, the log.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,7 +23,7 @@ from streamfti.definitions.groups import FeatureGroup
 from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.stores.online.keys import progress_key, record_prefix
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.redis_store import SlotWrite
+from streamfti.stores.online.slot_writes import SlotWrites
 
 __all__ = ["GroupChange", "GroupState", "progress_after"]
 
@@ -35,7 +36,7 @@ _REFRESH_SHARE = 8  # an expiry is renewed once an eighth of the retention has g
 class GroupChange:
     """What a batch changes in the online store."""
 
-    slots: Sequence[SlotWrite]
+    slots: SlotWrites
     expiries_ms: Mapping[bytes, int]
     tiles: int
     too_late: int
@@ -88,7 +89,7 @@ class GroupState:
             now_us: when it is written.
         """
         places = batch.not_applied(self.group, applied)
-        slots: list[SlotWrite] = []
+        slots = SlotWrites()
         expiries: dict[bytes, int] = {}
         tiles = too_late = 0
         if len(places):
@@ -97,11 +98,11 @@ class GroupState:
             events = batch.sorted_by(rows, places, self.group)
             for ring in self.layout.rings:
                 written = merge_tiles(self._records, ring, build_tiles(events, ring))
-                slots += self._slot_writes(written.rows, written.offsets_bytes, written.slots.tobytes())
+                self._add_writes(slots, written.rows, written.offsets_bytes, written.slots)
                 tiles += len(written.rows)
                 too_late += written.too_late
             due = self._due(touched, now_us)
-            slots += self._header_writes(events, due)
+            self._add_header_writes(slots, events, due)
             if self._expiry_ms is not None:
                 expiries = dict.fromkeys((self._keys[row] for row in due.tolist()), self._expiry_ms)
         return GroupChange(
@@ -140,26 +141,29 @@ class GroupState:
         first = len(self._keys)
         keys = [self._prefix + text.encode() for text in texts]
         self._grow(first + len(keys))
-        self._records[first : first + len(keys)] = load_records(self.layout, self._read(keys))
+        found = [(i, record) for i, record in enumerate(self._read(keys), start=first) if record is not None]
+        if found:
+            places, records = zip(*found, strict=True)
+            self._records[list(places)] = load_records(self.layout, records)
         self._keys += keys
         self._rows.update(zip(texts, range(first, first + len(texts)), strict=True))
 
     def _grow(self, n: int) -> None:
+        """Make room for n records; all there is at once, as memory of zeros costs nothing before it is used."""
         if n > len(self._records):
-            more = max(n, min(2 * len(self._records), self._limit)) - len(self._records)
-            self._records = np.concatenate([self._records, np.zeros(more, self.layout.dtype)])
-            self._renewed_us = np.concatenate([self._renewed_us, np.zeros(more, np.int64)])
+            records, renewed_us = self._records, self._renewed_us
+            self._records = np.zeros(max(n, self._limit), self.layout.dtype)
+            self._renewed_us = np.zeros(len(self._records), np.int64)
+            self._records[: len(records)], self._renewed_us[: len(records)] = records, renewed_us
 
-    def _slot_writes(self, rows: NDArray[np.int64], offsets: NDArray[np.int64], data: bytes) -> list[SlotWrite]:
-        """Cut the bytes of n equal slots and address them."""
-        size = len(data) // max(1, len(rows))
-        keys = self._keys
-        return [
-            SlotWrite(keys[row], offset, data[i * size : (i + 1) * size])
-            for i, (row, offset) in enumerate(zip(rows.tolist(), offsets.tolist(), strict=True))
-        ]
+    def _add_writes(
+        self, writes: SlotWrites, rows: NDArray[np.int64], offsets_bytes: NDArray[np.int64], slots: NDArray[Any]
+    ) -> None:
+        """Add the bytes of n slots of one size, at their addresses."""
+        data: list[bytes] = slots.view(f"V{slots.itemsize}").tolist()
+        writes.add(list(map(self._keys.__getitem__, rows.tolist())), offsets_bytes.tolist(), data)
 
-    def _header_writes(self, events: EventColumns, due: NDArray[np.int64]) -> list[SlotWrite]:
+    def _add_header_writes(self, writes: SlotWrites, events: EventColumns, due: NDArray[np.int64]) -> None:
         """Raise the newest event time of the records that have a newer event, and repeat that of those due.
 
         A record that expires between being read and being written is thus made anew with its header. Events come
@@ -171,7 +175,7 @@ class GroupState:
         newer = newest > header[rows]
         header[rows[newer]] = newest[newer]
         rows = np.union1d(rows[newer], due)
-        return self._slot_writes(rows, np.zeros(len(rows), np.int64), header[rows].astype("<i8").tobytes())
+        self._add_writes(writes, rows, np.zeros(len(rows), np.int64), header[rows].astype("<i8"))
 
     def _due(self, touched: NDArray[np.int64], now_us: int) -> NDArray[np.int64]:
         """Return the records whose expiry must be renewed now; also after a step of the clock, back or forth."""

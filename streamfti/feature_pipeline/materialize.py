@@ -27,11 +27,12 @@ from streamfti.stores.online.keys import progress_key
 from streamfti.stores.online.meaning import begin_filling, end_filling
 from streamfti.stores.online.progress import Progress
 from streamfti.stores.online.redis_store import OnlineWriter, delete_values, has_values
+from streamfti.stores.online.slot_writes import SlotWrites
 
 __all__ = ["CHUNK_ROWS", "Materialized", "materialize"]
 
 CHUNK_ROWS = 20_000  # as the largest batch of the stream: one transaction must not hold up readers
-_NOTHING = GroupChange((), {}, 0, 0, {}, {})
+_NOTHING = GroupChange(SlotWrites(), {}, 0, 0, {}, {})
 
 
 @dataclass(frozen=True, slots=True)

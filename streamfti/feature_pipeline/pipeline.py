@@ -31,7 +31,8 @@ from streamfti.stores.offline.writer import LogWriter
 from streamfti.stores.online.keys import progress_key
 from streamfti.stores.online.meaning import register_group
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.redis_store import OnlineWriter, SlotWrite
+from streamfti.stores.online.redis_store import OnlineWriter
+from streamfti.stores.online.slot_writes import SlotWrites
 
 __all__ = ["FeaturePipeline", "LogPolicy", "start_positions"]
 
@@ -174,7 +175,7 @@ class FeaturePipeline:
         """Step 3: each group drops what it has applied already, then all are written at once."""
         began = self._clock.monotonic()
         now_us = self._clock.now_us()
-        slots: list[SlotWrite] = []
+        slots = SlotWrites()
         expiries: dict[bytes, int] = {}
         progress: dict[bytes, Progress] = {}
         groups = self._groups[batch.source.name]
@@ -184,7 +185,7 @@ class FeaturePipeline:
             if not news or columns is None:
                 continue
             change = self._states[group.name].merge(columns, self._applied_offsets(group), now_us)
-            slots += change.slots
+            slots.extend(change.slots)
             expiries |= change.expiries_ms
             progress |= progress_after(group, self._applied, news, change, now_us)
             self._metrics.tiles.labels(group.name).inc(change.tiles)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,16 @@ def cut_transactions(killer: Killer) -> None:
     """Let half of a transaction's bytes go out before the kill, or all of them but no reply be read."""
     original: Callable[..., Any] = OnlineWriter._send
 
-    def send(self: OnlineWriter, commands: Sequence[tuple[Any, ...]]) -> None:
-        if commands[0][0] == "MULTI":
+    def send(self: OnlineWriter, block: bytes) -> None:
+        if block.startswith(b"*1\r\n$5\r\nMULTI"):
             killer.passed("in transaction, nothing sent")
             if killer._point == "in transaction, half sent" and killer._left == 0:
-                original(self, commands[: len(commands) // 2])
+                original(self, block[: len(block) // 2])
             killer.passed("in transaction, half sent")
-            original(self, commands)
+            original(self, block)
             killer.passed("in transaction, all sent")
         else:
-            original(self, commands)
+            original(self, block)
 
     OnlineWriter._send = send  # type: ignore[method-assign]
 

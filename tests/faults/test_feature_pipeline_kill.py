@@ -5,6 +5,7 @@ The events are real: January of the flights example, through its own definitions
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -81,12 +82,19 @@ def run_child(home: Path, redis_url: str, bootstrap: str, point: str = "never", 
 
 
 def online_records(redis_url: str) -> dict[bytes, bytes]:
-    """All records and positions; of a progress, the offset and newest event time, not when it was written."""
+    """All records and positions, and what groups mean; not when that, or a progress, was written."""
     client = redis.Redis.from_url(redis_url)
     stored = {key: client.get(key) for key in client.scan_iter("fti:*", count=10_000)}
     client.close()
     assert all(isinstance(key, bytes) and isinstance(value, bytes) for key, value in stored.items())
-    return {key: value[:16] if b"}:p:" in key else value for key, value in cast("dict[bytes, bytes]", stored).items()}
+    return {key: timeless(key, value) for key, value in cast("dict[bytes, bytes]", stored).items()}
+
+
+def timeless(key: bytes, value: bytes) -> bytes:
+    if key.endswith(b"}:meta"):
+        said: dict[str, object] = json.loads(value)
+        return json.dumps({**said, "registered_at_us": None}).encode()
+    return value[:16] if b"}:p:" in key else value
 
 
 def log_rows(home: Path, catalog: Catalog) -> dict[str, pl.DataFrame]:

@@ -36,7 +36,8 @@ from streamfti.feature_pipeline.runner import PlainRunner, StopSignal
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.online.keys import progress_key, record_key
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.redis_store import OnlineWriter, SlotWrite
+from streamfti.stores.online.redis_store import OnlineWriter
+from streamfti.stores.online.slot_writes import SlotWrite, SlotWrites
 from streamfti.stores.schemas.file_registry import FileSchemaRegistry
 from streamfti.testing.event_frames import event_frame
 from streamfti.testing.naive import PlacedEvent
@@ -64,6 +65,7 @@ CARDS = fti.Catalog.of([SOURCE, Cards]).group("Cards")
 P0 = progress_key(CARDS, 0)
 FIRST, SECOND, OTHER = Progress(1, 0, 0, 0), Progress(2, 0, 0, 0), Progress(7, 0, 0, 0)
 SLOT = SlotWrite(record_key(CARDS, "c1"), 0, b"12345678")
+SLOTS = SlotWrites.of([SLOT])
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def writer(redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Onl
     """A writer that has committed once."""
     del redis_client  # only so that the database is empty
     opened = OnlineWriter(redis_server.url, [P0])
-    opened.commit([SLOT], {SLOT.key: 60_000}, {P0: FIRST})
+    opened.commit(SLOTS, {SLOT.key: 60_000}, {P0: FIRST})
     yield opened
     opened.close()
 
@@ -96,7 +98,7 @@ def test_killed_connection_beside_another_writer_never_overwrites_it(
     before = everything(redis_client)
     for _ in range(3):  # a second try must not go through on a new connection that watches nothing
         with pytest.raises(StoreError):
-            writer.commit([SLOT], {}, {P0: SECOND})
+            writer.commit(SLOTS, {}, {P0: SECOND})
     with pytest.raises(StoreError, match="after an error"):
         writer.read([SLOT.key])
     assert everything(redis_client) == before
@@ -110,7 +112,7 @@ def test_connection_killed_before_a_read_is_not_made_anew_either(
         writer.read([SLOT.key])
     redis_client.set(P0, OTHER.dump())
     with pytest.raises(StoreError, match=r"after an error.*make a new one"):
-        writer.commit([SLOT], {}, {P0: SECOND})
+        writer.commit(SLOTS, {}, {P0: SECOND})
     assert redis_client.get(P0) == OTHER.dump()
 
 
@@ -118,13 +120,13 @@ def test_health_check_of_the_driver_does_not_connect_anew_behind_the_guard(
     redis_server: RedisServer, redis_client: redis.Redis, eventually: Eventually
 ) -> None:
     writer = OnlineWriter(f"{redis_server.url}?health_check_interval=1&retry_on_timeout=true", [P0])
-    writer.commit([SLOT], {}, {P0: FIRST})
+    writer.commit(SLOTS, {}, {P0: FIRST})
     due = time.monotonic() + 1.1
     kill_connections(redis_client)
     redis_client.set(P0, OTHER.dump())
     eventually(lambda: time.monotonic() > due)
     with pytest.raises(StoreError):
-        writer.commit([SLOT], {}, {P0: SECOND})
+        writer.commit(SLOTS, {}, {P0: SECOND})
     assert redis_client.get(P0) == OTHER.dump()
     writer.close()
 
@@ -132,9 +134,9 @@ def test_health_check_of_the_driver_does_not_connect_anew_behind_the_guard(
 def test_progress_that_another_writer_moved_or_removed_fences(writer: OnlineWriter, redis_client: redis.Redis) -> None:
     redis_client.delete(P0)
     with pytest.raises(FencedWriter, match="only writer"):
-        writer.commit([SLOT], {}, {P0: SECOND})
+        writer.commit(SLOTS, {}, {P0: SECOND})
     with pytest.raises(StoreError, match="after an error"):
-        writer.commit([SLOT], {}, {P0: SECOND})
+        writer.commit(SLOTS, {}, {P0: SECOND})
     assert redis_client.get(P0) is None
 
 
@@ -143,7 +145,7 @@ def test_full_store_refuses_a_transaction_as_a_whole(writer: OnlineWriter, redis
     redis_client.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreError, match="maxmemory"):
-            writer.commit([SLOT._replace(data=b"x" * 8)], {}, {P0: SECOND})
+            writer.commit(SlotWrites.of([SLOT._replace(data=b"x" * 8)]), {}, {P0: SECOND})
     finally:
         redis_client.config_set("maxmemory", "0")
     assert everything(redis_client) == before

@@ -177,6 +177,6 @@ def test_clock_that_is_set_back_does_not_stop_renewals() -> None:
 def test_batch_without_any_entity_changes_nothing_but_freshness() -> None:
     store = Store()
     change = apply(GroupState(TICKS, store.read), store, (START_US, None))
-    assert (change.slots, change.expiries_ms, change.tiles) == ([], {}, 0)
+    assert (list(change.slots), change.expiries_ms, change.tiles) == ([], {}, 0)
     assert change.newest_event_time_us == {0: START_US}
     assert GroupState(TICKS, store.read).apply(frame(), START_US).newest_event_time_us == {}

@@ -9,36 +9,48 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from itertools import islice
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import hiredis
 import redis
+import redis.connection
 import redis.exceptions
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import FencedWriter, StoreError, StoreUnavailable
 from streamfti.stores.online.keys import progress_prefix, record_prefix
 from streamfti.stores.online.progress import Progress
+from streamfti.stores.online.slot_writes import SlotWrites
 
-__all__ = ["OnlineReader", "OnlineWriter", "SingleKeys", "SlotWrite", "delete_values", "has_values"]
+__all__ = ["OnlineReader", "OnlineWriter", "SingleKeys", "delete_values", "has_values"]
 
 _TIMEOUT_S = 5.0
 _SCAN_KEYS = 1_000  # looked at by one SCAN: long enough to be quick, short enough not to hold up readers
 _GLOB = re.compile(rb"[*?\[\]\\]")
 
 
-class SlotWrite(NamedTuple):
-    """Bytes to be written into a record."""
+class _Parser(redis.connection.DefaultParser):  # type: ignore[misc,valid-type]  # chosen when the driver is loaded
+    """The driver's parser, with a way to read many replies at once: one by one, reading took as long as all else."""
 
-    key: bytes
-    offset_bytes: int
-    data: bytes
+    def read_replies(self, n: int) -> list[Any]:
+        """Return the next n replies; those that are errors are exceptions in the list."""
+        replies: list[Any] = []
+        while True:
+            replies += islice(iter(self._reader.gets, NOT_ENOUGH_DATA), n - len(replies))
+            if len(replies) == n:
+                return replies
+            self.read_from_socket()
 
 
 def _client(url: str, timeout_s: float) -> redis.Redis:
     with _translated(url):
-        return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        pool = redis.ConnectionPool.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, parser_class=_Parser, protocol=2
+        )
+        return redis.Redis.from_pool(pool)
 
 
 @contextmanager
@@ -218,9 +230,7 @@ class OnlineWriter:
             raise StoreError(msg, hint="who else writes there? `TYPE key` tells")
         return list(values)
 
-    def commit(
-        self, slots: Sequence[SlotWrite], expiries_ms: Mapping[bytes, int], progress: Mapping[bytes, Progress]
-    ) -> None:
+    def commit(self, slots: SlotWrites, expiries_ms: Mapping[bytes, int], progress: Mapping[bytes, Progress]) -> None:
         """Write slots and progress together: either all of it is stored, or nothing is.
 
         Sent as one block, in this order:
@@ -241,19 +251,18 @@ class OnlineWriter:
             StoreError: if the store does not answer, or refuses; nothing must be taken as written.
         """
         stored = {key: value.dump() for key, value in progress.items()}
-        commands: list[tuple[Any, ...]] = [("MULTI",)]  # 1.
-        commands += [("SETRANGE", *slot) for slot in slots]  # 2.
-        commands += [("PEXPIRE", key, ms) for key, ms in expiries_ms.items()]  # 3.
-        commands += [("SET", key, value) for key, value in stored.items()]  # 4.
-        commands += [("EXEC",), *self._guard]  # 5. and 6.
-        *_, executed, _, values = self._exchange(commands)
+        last: list[tuple[Any, ...]] = [("PEXPIRE", key, ms) for key, ms in expiries_ms.items()]  # 3.
+        last += [("SET", key, value) for key, value in stored.items()]  # 4.
+        last += [("EXEC",), *self._guard]  # 5. and 6.
+        block = b"".join((_packed([("MULTI",)]), slots.commands(), _packed(last)))  # 1. and 2.
+        *_, executed, _, values = self._exchange_block(block, 1 + len(slots) + len(last))
         self._usable = False
         if executed is None:
             self._raise_fenced("somebody else wrote the progress of this pipeline")
-        for reply in executed:
-            if isinstance(reply, Exception):
-                msg = f"the online store at {_address(self._url)} refused a part of a transaction: {reply}"
-                raise StoreError(msg, hint="a key of another type stands where a record belongs?") from reply
+        refused = _first_error(executed)
+        if refused is not None:
+            msg = f"the online store at {_address(self._url)} refused a part of a transaction: {refused}"
+            raise StoreError(msg, hint="a key of another type stands where a record belongs?") from refused
         self._stored |= stored
         if dict(zip(self._keys, values, strict=True)) != self._stored:
             self._raise_fenced("the stored progress is not what this pipeline wrote")
@@ -270,30 +279,42 @@ class OnlineWriter:
 
     def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands as one block and return their replies."""
+        return self._exchange_block(_packed(commands), len(commands))
+
+    def _exchange_block(self, block: bytes, n: int) -> list[Any]:
+        """Send a block of n commands and return their replies."""
         if not (self._usable and self._connection.is_connected):
             msg = f"the writer of the online store at {_address(self._url)} must not be used after an error"
             raise StoreError(msg, hint="make a new one: it begins with what is stored")
         self._usable = False
         with _translated(self._url):
-            self._send(commands)
-            replies = self._receive(len(commands))
+            self._send(block)
+            replies = self._receive(n)
         self._usable = True
         return replies
 
-    def _send(self, commands: Sequence[tuple[Any, ...]]) -> None:
+    def _send(self, block: bytes) -> None:
         """Send; without the driver's health check, which would connect anew where it fails."""
-        self._connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))], check_health=False)
+        self._connection.send_packed_command([block], check_health=False)
 
     def _receive(self, n: int) -> list[Any]:
         """Read n replies; the first error is raised after all of them are read, so that the stream stays in step."""
-        replies: list[Any] = []
-        failed: redis.exceptions.ResponseError | None = None
-        for _ in range(n):
-            try:
-                replies.append(self._connection.read_response())
-            except redis.exceptions.ResponseError as exc:
-                failed = failed or exc
-                replies.append(None)
+        try:
+            replies = self._connection._parser.read_replies(n)  # noqa: SLF001  # ours, and handed out nowhere else
+        except OSError as exc:
+            raise redis.exceptions.ConnectionError from exc
+        failed = _first_error(replies)
         if failed is not None:
             raise failed
-        return replies
+        return list(replies)
+
+
+def _first_error(replies: Sequence[Any]) -> Exception | None:
+    """Return the first reply that is an error; looks at the types first, as there are many replies of few types."""
+    if not any(issubclass(kind, Exception) for kind in set(map(type, replies))):
+        return None
+    return next(reply for reply in replies if isinstance(reply, Exception))
+
+
+def _packed(commands: Sequence[tuple[Any, ...]]) -> bytes:
+    return b"".join(map(hiredis.pack_command, commands))
