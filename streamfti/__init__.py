@@ -24,6 +24,7 @@ from streamfti.definitions.aggregation_kinds import (
     time_since_last,
     variance,
 )
+from streamfti.definitions.batch_functions import batch_function
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.decimals import Decimal
 from streamfti.definitions.events import Event, EventTime
@@ -55,6 +56,7 @@ __all__ = [
     "StreamFTIError",
     "TrainingSet",
     "aggregate",
+    "batch_function",
     "count",
     "feature_group",
     "first",

@@ -12,6 +12,7 @@ Bad *data* is not an exception but a dead letter; bad *programs* and failing *pa
     │   └── FencedWriter         another writer has moved this writer's progress: stop, restart from the store
     ├── SourceError              the event source cannot go on
     │   └── RetentionGap         the topic no longer holds the offsets that come next
+    ├── FunctionError            a function of a definition failed, or returned something else than it says
     ├── RegistryError            the model registry refused
     │   ├── ModelNotFound        no such model, version or alias
     │   ├── VersionConflict      somebody else claimed it first
@@ -40,6 +41,7 @@ __all__ = [
     "DefinitionError",
     "FencedWriter",
     "FingerprintMismatch",
+    "FunctionError",
     "InvalidRequest",
     "MissingPart",
     "ModelNotFound",
@@ -118,6 +120,13 @@ class SourceError(StreamFTIError):
 
 class RetentionGap(SourceError):
     """The topic no longer holds the next offsets: events are lost unless the loss is accepted."""
+
+
+class FunctionError(StreamFTIError):
+    """A function of a definition failed, or returned something else than it says. Operator action: mend it.
+
+    Events are not at fault and none is lost: a pipeline that ends with this error goes on where it stopped.
+    """
 
 
 class RegistryError(StreamFTIError):

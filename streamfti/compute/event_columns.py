@@ -17,6 +17,7 @@ from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
 from streamfti.definitions.expressions import Expression
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.streams import source_fields
 
 __all__ = [
     "EventArrays",
@@ -60,9 +61,10 @@ def operands_of(features: Iterable[Feature]) -> dict[str, Expression]:
 
 
 def fields_read(group: FeatureGroup) -> set[str]:
-    """Return the names of the fields of an event that a group's features are made of: key, time and operands."""
+    """Return the names of the fields of the source that a group's features are made of: key, time, operands, steps."""
     operands = operands_of(group.features).values()
-    return {*group.entity, group.source.schema.event_time, *(f.name for o in operands for f in o.fields)}
+    wanted = {*group.entity, group.stream.schema.event_time, *(f.name for o in operands for f in o.fields)}
+    return source_fields(group.stream, wanted)
 
 
 @dataclass(frozen=True, slots=True)

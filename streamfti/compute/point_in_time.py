@@ -44,7 +44,7 @@ def point_in_time(
     Args:
         group: the features' group.
         features: which of them.
-        events: event frame of the group's source, in any order; all events that the windows may hold.
+        events: the events of the group's stream (`transformed`), in any order; all that the windows may hold.
         keys: n rows with the columns of the entity key. Where one is null there is no entity: all missing.
         query_time_us: int64[n]; an event at exactly the query time does not count.
         head_us: int64[n], where the windows end instead, while their tails still follow the query times: what a
@@ -111,7 +111,7 @@ class EventIndex:
         own = events.join(numbered, on=names, how="inner")
         operands = operands_of(features).values()
         numbers = own[_ENTITY].to_numpy().astype(np.int64)
-        sorted_events = event_columns(own, group.source.schema, operands, numbers)
+        sorted_events = event_columns(own, group.stream.schema, operands, numbers)
         return cls(sorted_events, entity.cast(pl.Int64).fill_null(-1).to_numpy())
 
     @property

@@ -252,7 +252,7 @@ class Field(Expression):
     name: str
     type: ValueType
     meaning: str = ""
-    """What a derived field is computed by; empty for a field of the event class."""
+    """A hash of what a derived field is computed by; empty for a field of the event class."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -260,8 +260,8 @@ class Field(Expression):
         return (self,)
 
     def document(self) -> list[object]:
-        """Return its name and type."""
-        return ["field", self.name, str(self.type)]
+        """Return its name and type, and what it means if it is derived."""
+        return ["field", self.name, str(self.type), *([self.meaning] if self.meaning else [])]
 
     def __str__(self) -> str:
         return f"{self.event}.{self.name}"

@@ -49,7 +49,9 @@ def _operand_meaning(operand: Expression | None) -> list[object] | None:
 
 
 def _group_identity(group: FeatureGroup) -> Meaning:
+    steps = [step.document() for step in group.stream.steps]
     return {
+        **({"steps": steps} if steps else {}),
         "group": group.name,
         "version": group.version,
         "source": group.source.name,

@@ -11,6 +11,7 @@ from streamfti.definitions.dtypes import DType
 from streamfti.definitions.durations import DAY_US, Duration, duration_us
 from streamfti.definitions.events import Field
 from streamfti.definitions.sources import KafkaSource
+from streamfti.definitions.streams import Stream
 from streamfti.errors import DefinitionError, did_you_mean
 
 __all__ = ["Feature", "FeatureGroup", "feature_group"]
@@ -28,9 +29,10 @@ class FeatureGroup:
 
     name: str
     version: int
-    source: KafkaSource
+    stream: Stream
+    """What it reads: the events of a source, or what is derived from them."""
     entity: tuple[str, ...]
-    """The fields of the event that together are the entity key; order matters."""
+    """The fields of the stream that together are the entity key; order matters."""
     features: tuple[Feature, ...]
     retention_us: int | None
     """How long an idle entity's record stays in the online store; None: for ever."""
@@ -59,8 +61,8 @@ class FeatureGroup:
     def _check_field(self, feature: Feature) -> None:
         operand = feature.aggregation.operand
         for field in () if operand is None else operand.fields:
-            if not field.same_as(self.source.schema.field(field.name)):
-                msg = f"feature {feature.qualified_name!r} must use a field of {self.source.schema.name}, got {field}"
+            if not field.same_as(self.stream.schema.field(field.name)):
+                msg = f"feature {feature.qualified_name!r} must use a field of {self.stream.schema.name}, got {field}"
                 raise DefinitionError(msg)
 
     def _check_names(self) -> None:
@@ -71,9 +73,14 @@ class FeatureGroup:
                 raise DefinitionError(msg)
 
     @property
+    def source(self) -> KafkaSource:
+        """Where its events come from: the topic, its log and the progress in it."""
+        return self.stream.source
+
+    @property
     def entity_fields(self) -> tuple[Field, ...]:
         """The fields of the entity key, in order. A nullable one skips the events in which it is null."""
-        return tuple(self.source.schema.field(name) for name in self.entity)
+        return tuple(self.stream.schema.field(name) for name in self.entity)
 
     def feature(self, name: str) -> Feature:
         """Return the feature of that name.
@@ -101,7 +108,7 @@ class FeatureGroup:
 
 def feature_group(
     *,
-    source: KafkaSource,
+    source: Stream,
     entity: str | tuple[str, ...],
     version: int = 1,
     retention: Duration | None = None,
@@ -109,9 +116,9 @@ def feature_group(
     """Turn a class whose attributes are windowed aggregations into a `FeatureGroup`.
 
     Args:
-        source: where the events come from.
-        entity: the field, or the tuple of fields, that identifies the entity. An event in which one of them is
-            null belongs to no entity of this group and is passed over by it.
+        source: where the events come from: a source, or a stream that was derived from one.
+        entity: the field, or the tuple of fields, that identifies the entity; derived ones too. An event in which
+            one of them is null belongs to no entity of this group and is passed over by it.
         version: raise it when a change gives stored values another meaning.
         retention: how long an idle entity's record stays in the online store; by default twice the longest
             window (or `expires_after`) and a day, so that a pipeline that is behind does not find its tiles

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from streamfti.definitions.durations import Duration, duration_us
 from streamfti.definitions.events import Event, EventSchema, event_schema
+from streamfti.definitions.streams import Step, Stream
 from streamfti.errors import DefinitionError
 
 __all__ = ["HISTORY_PARTITION", "KafkaSource", "WireFormat"]
@@ -20,8 +21,8 @@ counts as the later one, as a higher partition does."""
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaSource:
-    """A Kafka topic whose messages are events of one class.
+class KafkaSource(Stream):
+    """A Kafka topic whose messages are events of one class. As a stream: all of them, as they come.
 
     Args:
         topic: the topic's name; also the name of the source, and of its part of the offline log.
@@ -61,7 +62,17 @@ class KafkaSource:
         return self.topic
 
     @property
-    def schema(self) -> EventSchema:
+    def source(self) -> KafkaSource:  # type: ignore[override]  # computed, as it never changes
+        """Itself."""
+        return self
+
+    @property
+    def steps(self) -> tuple[Step, ...]:  # type: ignore[override]  # likewise
+        """None."""
+        return ()
+
+    @property
+    def schema(self) -> EventSchema:  # type: ignore[override]  # likewise
         """The schema of its events."""
         return event_schema(self.event)
 

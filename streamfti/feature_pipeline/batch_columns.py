@@ -14,42 +14,72 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns
-from streamfti.compute.event_columns import EventArrays, key_expression, operands_of
+from streamfti.compute.event_columns import EventArrays, event_times_us, key_expression, operands_of
+from streamfti.compute.transformations import StreamFrames
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.streams import Stream
 
 __all__ = ["BatchColumns"]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchColumns:
-    """n events of one source.
+    """n events of one stream, which are what it makes of the events that came from its source.
 
     Attributes:
         partition: int64[n].
         offset: int64[n].
-        ingest_time_us: int64[n].
-        arrays: the times, positions and aggregated fields, in the order of the frame.
+        arrays: the times, positions and aggregated fields, in the order of the events.
         keys: by group, the text of each event's entity key; None where a key field is null.
+        newest_event_time_us: by partition the highest event time of what came, also of events that are not of the
+            stream: they have been considered as well.
+        newest_ingest_time_us: by partition the highest of the broker's times, likewise.
     """
 
     partition: NDArray[np.int64]
     offset: NDArray[np.int64]
-    ingest_time_us: NDArray[np.int64]
     arrays: EventArrays
     keys: Mapping[str, Sequence[str | None]]
+    newest_event_time_us: Mapping[int, int]
+    newest_ingest_time_us: Mapping[int, int]
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, groups: Iterable[FeatureGroup]) -> BatchColumns:
-        """Take an event frame apart for the groups of its source, at least one."""
+    def by_group(cls, frame: pl.DataFrame, groups: Iterable[FeatureGroup]) -> dict[str, BatchColumns]:
+        """Take an event frame of a source apart for its groups, by their names; those of one stream share the work."""
+        by_stream: dict[Stream, list[FeatureGroup]] = {}
+        for group in groups:
+            by_stream.setdefault(group.stream, []).append(group)
+        if not by_stream:
+            return {}
+        partition = frame["_partition"].to_numpy()
+        event_time_us = event_times_us(frame, next(iter(by_stream)).source.schema)
+        newest = [_highest(partition, times) for times in (event_time_us, frame["_ingest_time_us"].to_numpy())]
+        frames = StreamFrames(frame)
+        found: dict[str, BatchColumns] = {}
+        for stream, readers in by_stream.items():
+            columns = cls._of(frames.of(stream), stream, readers, *newest)
+            found |= dict.fromkeys((group.name for group in readers), columns)
+        return found
+
+    @classmethod
+    def _of(
+        cls,
+        events: pl.DataFrame,
+        stream: Stream,
+        groups: Iterable[FeatureGroup],
+        newest_event_time_us: Mapping[int, int],
+        newest_ingest_time_us: Mapping[int, int],
+    ) -> BatchColumns:
         groups = list(groups)
         operands = {name: operand for group in groups for name, operand in operands_of(group.features).items()}
-        keyed = frame.select(key_expression(group.entity_fields).alias(group.name) for group in groups)
+        keyed = events.select(key_expression(group.entity_fields).alias(group.name) for group in groups)
         return cls(
-            frame["_partition"].to_numpy().astype(np.int64),
-            frame["_offset"].to_numpy(),
-            frame["_ingest_time_us"].to_numpy(),
-            EventArrays.of(frame, groups[0].source.schema, operands.values()),
+            events["_partition"].to_numpy().astype(np.int64),
+            events["_offset"].to_numpy(),
+            EventArrays.of(events, stream.schema, operands.values()),
             {name: series.to_list() for name, series in keyed.to_dict().items()},
+            newest_event_time_us,
+            newest_ingest_time_us,
         )
 
     def not_applied(self, group: FeatureGroup, applied: Mapping[int, int]) -> NDArray[np.int64]:
@@ -64,13 +94,6 @@ class BatchColumns:
         """Return the events at some places, sorted for a group by (entity, event time, position)."""
         return self.arrays.sorted_by(entity, places, operands_of(group.features))
 
-    def newest_event_time_us(self) -> dict[int, int]:
-        """Return by partition the highest event time."""
-        return self._highest(self.arrays.event_time_us)
 
-    def newest_ingest_time_us(self) -> dict[int, int]:
-        """Return by partition the highest of the broker's times."""
-        return self._highest(self.ingest_time_us)
-
-    def _highest(self, values: NDArray[np.int64]) -> dict[int, int]:
-        return {int(p): int(values[self.partition == p].max()) for p in np.unique(self.partition)}
+def _highest(partition: NDArray[np.int32], values: NDArray[np.int64]) -> dict[int, int]:
+    return {int(p): int(values[partition == p].max()) for p in np.unique(partition)}

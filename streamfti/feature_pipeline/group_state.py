@@ -73,12 +73,12 @@ class GroupState:
         self._renewed_us = np.zeros(0, np.int64)
 
     def apply(self, frame: pl.DataFrame, now_us: int) -> GroupChange:
-        """Merge an event frame into the cached records and return what must be written.
+        """Merge an event frame of the group's source into the cached records and return what must be written.
 
         The cache is ahead of the store until the change has been committed; if that fails, this object must be
         thrown away.
         """
-        return self.merge(BatchColumns.of(frame, [self.group]), {}, now_us)
+        return self.merge(BatchColumns.by_group(frame, [self.group])[self.group.name], {}, now_us)
 
     def merge(self, batch: BatchColumns, applied: Mapping[int, int], now_us: int) -> GroupChange:
         """Do the same with the columns of a frame, for the events that the group has not applied yet.
@@ -105,9 +105,7 @@ class GroupState:
             self._add_header_writes(slots, events, due)
             if self._expiry_ms is not None:
                 expiries = dict.fromkeys((self._keys[row] for row in due.tolist()), self._expiry_ms)
-        return GroupChange(
-            slots, expiries, tiles, too_late, batch.newest_event_time_us(), batch.newest_ingest_time_us()
-        )
+        return GroupChange(slots, expiries, tiles, too_late, batch.newest_event_time_us, batch.newest_ingest_time_us)
 
     def _locate(self, keys: Sequence[str], now_us: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the row of each event's record, and the rows touched; records not cached are read back."""

@@ -179,12 +179,12 @@ class FeaturePipeline:
         expiries: dict[bytes, int] = {}
         progress: dict[bytes, Progress] = {}
         groups = self._groups[batch.source.name]
-        columns = BatchColumns.of(batch.frame, groups) if groups else None
+        columns = BatchColumns.by_group(batch.frame, groups)
         for group in groups:
             news = self._news(group, batch.next_offsets)
-            if not news or columns is None:
+            if not news:
                 continue
-            change = self._states[group.name].merge(columns, self._applied_offsets(group), now_us)
+            change = self._states[group.name].merge(columns[group.name], self._applied_offsets(group), now_us)
             slots.extend(change.slots)
             expiries |= change.expiries_ms
             progress |= progress_after(group, self._applied, news, change, now_us)

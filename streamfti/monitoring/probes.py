@@ -113,7 +113,7 @@ def draw_probes(
     Args:
         group: the group.
         features: whose windows and expiries decide the query times, at least one.
-        events: some event frame of the group's source, with at least its entity key and event time.
+        events: some events of the group's stream, with at least its entity key and event time.
         n: how many.
         rng: where chance comes from.
     """
@@ -155,7 +155,7 @@ def _entities(
     by_entity = distinct.to_numpy().astype(np.int64)
     evenly = by_entity[rng.integers(len(by_entity), size=n)]
     place = np.where(rng.random(n) < 0.5, evenly, rng.integers(len(events), size=n))
-    anchor_us = event_times_us(events, group.source.schema)[place]
+    anchor_us = event_times_us(events, group.stream.schema)[place]
     drawn = keys[place]
     chance = rng.random(n)
     if any(f.type.nullable for f in group.entity_fields):

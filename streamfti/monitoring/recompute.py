@@ -86,7 +86,7 @@ def recompute(
     Args:
         group: the group.
         features: which of its features.
-        events: event frame of the group's source: the log, as far as any of the windows reaches back, later events too.
+        events: those of the group's stream: the log, as far as any of the windows reaches back, later events too.
         served: the reads.
         covered: from `coverage`.
     """

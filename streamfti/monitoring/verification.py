@@ -21,10 +21,12 @@ import polars as pl
 
 from streamfti.clock import Clock
 from streamfti.compute.event_columns import fields_read
+from streamfti.compute.transformations import transformed
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.fingerprint import group_fingerprint, service_fingerprint
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.streams import source_fields
 from streamfti.errors import ContractError
 from streamfti.monitoring.online_reads import ask_online
 from streamfti.monitoring.probes import draw_probes
@@ -87,7 +89,8 @@ def ask_drawn(
     """
     for number, (group, features) in enumerate(asked):
         share = n // len(asked) + (number < n % len(asked))
-        known = stores.log.read(group.source, columns=[*group.entity, group.source.schema.event_time])
+        needed = source_fields(group.stream, [*group.entity, group.stream.schema.event_time])
+        known = transformed(group.stream, stores.log.read(group.source, columns=needed))
         probes = draw_probes(group, features, known, share, np.random.default_rng([seed, number]))
         del known
         with VectorWriter(folder / f"{group.name}.parquet", group, features, group_fingerprint(group)) as writer:
@@ -163,15 +166,17 @@ def _awaited(file: VectorFile, group: FeatureGroup, stores: Stores, log_wait_s: 
 
 
 def _events_of(group: FeatureGroup, served: ServedFeatures, log: OfflineLog, snapshot: LogSnapshot) -> pl.DataFrame:
-    """Return the events of the entities of some reads, with the columns that features need."""
+    """Return the events of the group's stream that are of the entities of some reads, as its features need them."""
     needed = fields_read(group) | {"_partition", "_offset", "_ingest_time_us"}
     entities = served.keys.unique().drop_nulls()
     parts = [
-        log.read(group.source, part, columns=needed).join(entities, on=list(group.entity), how="semi")
+        transformed(group.stream, log.read(group.source, part, columns=needed)).join(
+            entities, on=list(group.entity), how="semi"
+        )
         for part in _parts(snapshot)
     ]
     if not parts:
-        return log.read(group.source, snapshot, columns=needed)
+        return transformed(group.stream, log.read(group.source, snapshot, columns=needed))
     return pl.concat(parts)
 
 

@@ -135,7 +135,7 @@ def verify_group(
     Args:
         group: the features' group.
         features: which of its features were served.
-        events: event frame of the group's source: of the entities of the reads, all that the log holds.
+        events: the events of the group's stream (`transformed`): of the entities of the reads, all that the log holds.
         served: the reads.
         log_positions: by partition, how far the log reaches; by default, as far as anything that was read.
         stored_since_us: no record of the group was written before; so it cannot have expired within the retention
@@ -212,7 +212,7 @@ class _Judge:
         """Return bool[m]: where the entity's last event, and the group, had been stored for the retention."""
         if self.served.read_at_us is None or self.group.retention_us is None:
             return np.zeros(len(rows), np.bool_)
-        taken_us = pl.max_horizontal("_ingest_time_us", pl.col(self.group.source.schema.event_time).to_physical())
+        taken_us = pl.max_horizontal("_ingest_time_us", pl.col(self.group.stream.schema.event_time).to_physical())
         newest = applied.group_by(READ).agg(taken_us.max().alias("_newest_us"))
         newest_us = keys.join(newest, on=READ, how="left", maintain_order="left")["_newest_us"].fill_null(0).to_numpy()
         since_us = np.maximum(newest_us, self.stored_since_us or 0)
@@ -239,7 +239,7 @@ def _magnitude(feature: Feature) -> Feature | None:
 def _kept_tiles(group: FeatureGroup, feature: Feature, applied: pl.DataFrame) -> pl.DataFrame:
     """Return the events whose tile is the newest of its slot: the others were overwritten, or came too late."""
     ring = RecordLayout.of(group).ring_of(feature)
-    tile = pl.col(group.source.schema.event_time).to_physical() // ring.hop_us
+    tile = pl.col(group.stream.schema.event_time).to_physical() // ring.hop_us
     return applied.filter(tile == tile.max().over([READ, tile % ring.n_slots]))
 
 

@@ -87,6 +87,8 @@ class GroupPlan:
     name: str
     version: int
     source: str
+    steps: list[str]
+    """What is done to the events of the source, in order."""
     entity: dict[str, str]
     features: list[FeaturePlan]
     rings: list[RingPlan]
@@ -210,6 +212,7 @@ def _group(
         name=group.name,
         version=group.version,
         source=group.source.name,
+        steps=[str(step) for step in group.stream.steps],
         entity={f.name: f.type.dtype.value for f in group.entity_fields},
         features=[_feature(f) for f in group.features],
         rings=[RingPlan(None if r.is_lifetime else r.hop_us, r.n_slots, r.slot_bytes) for r in layout.rings],

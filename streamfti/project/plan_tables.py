@@ -75,7 +75,9 @@ def _group(group: GroupPlan) -> Table:
 
 def _group_facts(group: GroupPlan) -> Text:
     rings = " + ".join(_ring(ring) for ring in group.rings)
+    steps = "".join(f"{step}\n" for step in group.steps)
     return Text.assemble(
+        steps,
         _STATES[group.state],
         *(f"\n  {change}" for change in group.changes),
         *(f"\n  stored: {change}" for change in group.stored_changes),

@@ -21,6 +21,7 @@ from streamfti.compute.entity_keys import encode_key
 from streamfti.compute.on_demand import OnDemandPlan
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.returned_values import AnyColumn
+from streamfti.compute.transformations import transformed
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
@@ -258,8 +259,8 @@ class Harness:
         key: Mapping[str, Value],
         at_us: NDArray[np.int64],
     ) -> dict[str, FeatureColumn]:
-        events = pl.concat(self._history[group.source.name])
-        columns = frame_schema(group.source.schema)
+        events = transformed(group.stream, pl.concat(self._history[group.source.name]))
+        columns = frame_schema(group.stream.schema)
         keys = pl.DataFrame(
             {name: [key[name]] for name in group.entity}, schema={name: columns[name] for name in group.entity}
         )

@@ -19,7 +19,7 @@ from streamfti.clock import to_us
 from streamfti.definitions.aggregations import Aggregation, Feature
 from streamfti.definitions.events import Event
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.testing.naive_expressions import naive_value
+from streamfti.testing.naive_expressions import naive_row, naive_value
 
 __all__ = ["Head", "PlacedEvent", "naive_feature"]
 
@@ -66,7 +66,7 @@ def naive_feature(
         (
             row
             for row in map(partial(_row, group), events)
-            if row.key == key and (head == "applied" or row.at_us < query_time_us)
+            if row is not None and row.key == key and (head == "applied" or row.at_us < query_time_us)
         ),
         key=lambda row: row[:3],
     )
@@ -87,8 +87,11 @@ class _Row(NamedTuple):
     values: Mapping[str, object]
 
 
-def _row(group: FeatureGroup, placed: PlacedEvent) -> _Row:
-    values = placed.event.values()
+def _row(group: FeatureGroup, placed: PlacedEvent) -> _Row | None:
+    """Return an event of the group's stream; None if the stream leaves it out."""
+    values = naive_row(group.stream, placed.event.values())
+    if values is None:
+        return None
     at_us = to_us(values[group.source.schema.event_time])
     return _Row(at_us, placed.partition, placed.offset, tuple(values[name] for name in group.entity), values)
 

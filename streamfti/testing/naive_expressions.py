@@ -11,10 +11,51 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from streamfti.clock import to_us
 from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.expressions import Constant, Expression, Field, Operation
+from streamfti.definitions.streams import Apply, Derive, Stream, Where
 
-__all__ = ["naive_value"]
+__all__ = ["naive_row", "naive_value"]
+
+
+def naive_row(stream: Stream, row: Mapping[str, object]) -> dict[str, Any] | None:
+    """Return the field values of an event after the steps of a stream; None if it is left out."""
+    values = dict(row)
+    for step in stream.steps:
+        if isinstance(step, Where):
+            if naive_value(step.condition, values) is not True:
+                return None
+        elif isinstance(step, Derive):
+            computed = [naive_value(value, values) for value in step.values]
+            values |= dict(zip((field.name for field in step.adds), computed, strict=True))
+        else:
+            values |= _returned(step, values)
+    return values
+
+
+def _returned(step: Apply, row: Mapping[str, object]) -> dict[str, object]:
+    """Call a batch function with one event."""
+    with np.errstate(all="ignore"):
+        returned = step.function(*(_argument(row[field.name], field) for field in step.reads))
+    columns = returned if isinstance(returned, tuple) else (returned,)
+    return {field.name: _fit(_scalar(c), field.type) for field, c in zip(step.adds, columns, strict=True)}
+
+
+def _argument(value: object, field: Field) -> NDArray[Any]:
+    if field.type.dtype is DType.STRING:
+        return np.array([value], dtype=object)
+    if isinstance(value, datetime):
+        return np.array([to_us(value) / 1_000_000])
+    return np.array([math.nan if value is None else value], dtype=np.float64)
+
+
+def _scalar(column: NDArray[Any]) -> object:
+    value = column.tolist()[0]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def naive_value(expression: Expression, row: Mapping[str, object]) -> Any:  # noqa: ANN401  # of the expression's type
@@ -45,6 +86,8 @@ def _fit(value: object, wanted: ValueType) -> object:
     if wanted.dtype is DType.FLOAT64:
         number = float(value)  # type: ignore[arg-type]  # the tree is typed
         return number if math.isfinite(number) else None
+    if wanted.dtype is DType.BOOL:
+        return bool(value)
     if wanted.dtype is DType.INT64:
         whole = int(value)  # type: ignore[call-overload]  # likewise
         return whole if -(2**63) <= whole < 2**63 else None

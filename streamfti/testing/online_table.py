@@ -13,6 +13,7 @@ from streamfti.compute.event_columns import event_columns, key_expression, opera
 from streamfti.compute.layout import HEADER_BYTES, NEWEST_END, RecordLayout
 from streamfti.compute.records import load_records, merge_tiles, read_features
 from streamfti.compute.tiles import build_tiles
+from streamfti.compute.transformations import transformed
 from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
@@ -42,15 +43,16 @@ class OnlineTable:
     def apply(self, frame: pl.DataFrame) -> None:
         """Apply one batch of events: an event frame of the group's source, in any order, also empty.
 
-        Events in which a field of the entity key is null are passed over.
+        Those that its stream leaves out, and those in which a field of the entity key is null, are passed over.
         """
-        keyed = frame.with_columns(key_expression(self.group.entity_fields).alias(_KEY)).drop_nulls(_KEY)
+        events = transformed(self.group.stream, frame)
+        keyed = events.with_columns(key_expression(self.group.entity_fields).alias(_KEY)).drop_nulls(_KEY)
         if keyed.is_empty():
             return
         numbered = keyed.select(_KEY).unique(maintain_order=True).with_row_index("_row")
         entity = keyed.join(numbered, on=_KEY, how="left", maintain_order="left")["_row"].to_numpy().astype(np.int64)
         operands = operands_of(self.group.features).values()
-        self._merge(numbered[_KEY].to_list(), event_columns(keyed, self.group.source.schema, operands, entity))
+        self._merge(numbered[_KEY].to_list(), event_columns(keyed, self.group.stream.schema, operands, entity))
 
     def _merge(self, keys: Sequence[str], events: EventColumns) -> None:
         records = load_records(self.layout, self.records(keys)).copy()

@@ -5,7 +5,7 @@ What training sets and backfills are made of. Not here: labels, and where the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from streamfti.clock import from_us
 from streamfti.compute.decimals import as_float64
+from streamfti.compute.event_columns import fields_read
 from streamfti.compute.on_demand import OnDemandPlan
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.returned_values import AnyColumn
+from streamfti.compute.transformations import transformed
 from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.services import FeatureService
@@ -37,11 +39,18 @@ class PinnedLog:
     log: OfflineLog
     snapshots: dict[str, LogSnapshot] = field(default_factory=dict)
 
-    def read(self, source: KafkaSource, *, start: datetime | None = None, end: datetime | None = None) -> pl.DataFrame:
+    def read(
+        self,
+        source: KafkaSource,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        columns: Collection[str] | None = None,
+    ) -> pl.DataFrame:
         """Return the events of `[start, end)`, sorted by (event time, partition, offset); raises as the log does."""
         if source.name not in self.snapshots:
             self.snapshots[source.name] = self.log.snapshot(source)
-        return self.log.read(source, self.snapshots[source.name], start=start, end=end)
+        return self.log.read(source, self.snapshots[source.name], start=start, end=end, columns=columns)
 
 
 def historical_columns(
@@ -66,6 +75,7 @@ def historical_columns(
     Raises:
         TrainingError: if the function of an on-demand feature fails, or gives a row another value among others than
             alone.
+        FunctionError: if a batch function of a stream fails, likewise.
     """
     columns = _request_columns(service, moments)
     for done, group in enumerate(service.groups, start=1):
@@ -162,7 +172,8 @@ def _stored_columns(
     reaches_us = [f.reach_us for f in features]
     bounds_us = [reach_us for reach_us in reaches_us if reach_us is not None]
     start = from_us(int(query_time_us.min()) - max(bounds_us)) if len(bounds_us) == len(reaches_us) else None
-    events = reader.read(group.source, start=start, end=end)
+    fields = fields_read(group) | {"_partition", "_offset"}
+    events = transformed(group.stream, reader.read(group.source, start=start, end=end, columns=fields))
     keys = moments.select(group.entity)
     found = point_in_time(group, features, events, keys, query_time_us)
     return {name: column.as_float64() for name, column in found.items()}
