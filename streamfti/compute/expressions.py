@@ -1,8 +1,10 @@
 """Evaluating expressions over event frames, column by column.
 
-The rules are those of `definitions.expressions`; here they are said in the table library's own operations, which run
-without Python in between. What that library does otherwise (it wraps integers around, keeps infinities, and counts
-weekdays from 1) is corrected here and nowhere else.
+The rules are those of `definitions.expressions`; here they are said in whole columns of the table library, one
+operator at a time, each part of an expression once. What that library does otherwise (it wraps integers around, keeps
+infinities, and counts weekdays from 1) is corrected here and nowhere else. Its lazy expressions would take a tree in
+one go, but to begin with one costs as much as ten of these operators, and they know no shared parts: a result that is
+looked at twice, to be checked, is computed twice, and so on down the tree.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import reduce
 
 import polars as pl
 
@@ -20,12 +21,16 @@ from streamfti.definitions.expressions import Constant, Expression, Field, Opera
 from streamfti.definitions.operators import common_type
 from streamfti.errors import DefinitionError
 
-__all__ = ["COMPUTED", "evaluate", "polars_expression"]
+__all__ = ["COMPUTED", "evaluate"]
 
-Columns = Sequence[pl.Expr]
+Columns = Sequence[pl.Series]
+Compute = Callable[[Operation, Columns], pl.Series]
+
 _WHITE_SPACE = " \t\n\r\x0b\x0c"
 _INTEGER = r"^[+-]?[0-9]+$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_INFINITY = float("inf")
+_LEAST = -(2**63)
 _WRAPPED = 2.0**32
 """Between a result that fits 64 bits and the same in floats there is less than this; one that wrapped around is off
 by a multiple of 2**64."""
@@ -40,172 +45,171 @@ _TYPES: Mapping[DType, pl.DataType] = {
 
 
 def evaluate(expression: Expression, frame: pl.DataFrame) -> pl.Series:
-    """Return the values of an expression over the events of a frame, in their order, under the expression's name."""
-    if isinstance(expression, Field):
-        return frame[expression.name]
-    return frame.select(polars_expression(expression).alias(expression.name)).to_series()
-
-
-def polars_expression(expression: Expression) -> pl.Expr:
-    """Return what computes an expression from the columns of an event frame.
+    """Return the values of an expression over the events of a frame, in their order, under the expression's name.
 
     Raises:
         DefinitionError: if it is of a kind that nothing here computes.
     """
+    return _evaluated(expression, frame, {})
+
+
+def _evaluated(expression: Expression, frame: pl.DataFrame, known: dict[str, pl.Series]) -> pl.Series:
+    """Evaluate an expression; `known` holds the parts that have been, by name."""
     if isinstance(expression, Field):
-        return pl.col(expression.name)
+        return frame[expression.name]
     if isinstance(expression, Constant):
-        return _constant(expression)
-    if isinstance(expression, Operation):
-        operands = [polars_expression(operand) for operand in expression.operands]
-        return COMPUTED[expression.operator](expression, operands)
-    msg = f"an expression must be a field, a constant or an operation, got {expression!r}"
-    raise DefinitionError(msg)
+        return _repeated(expression, frame.height)
+    if not isinstance(expression, Operation):
+        msg = f"an expression must be a field, a constant or an operation, got {expression!r}"
+        raise DefinitionError(msg)
+    if expression.name not in known:
+        n = 1 if expression.operator == "is_in" else frame.height  # a list is a list of constants
+        operands = [
+            _repeated(o, n) if isinstance(o, Constant) else _evaluated(o, frame, known) for o in expression.operands
+        ]
+        known[expression.name] = COMPUTED[expression.operator](expression, operands).alias(expression.name)
+    return known[expression.name]
 
 
-def _constant(constant: Constant) -> pl.Expr:
+def _repeated(constant: Constant, n: int) -> pl.Series:
+    """Return a constant as a column. To divide by a scalar is to multiply with its inverse there: off by a bit."""
     value = to_us(constant.value) if isinstance(constant.value, datetime) else constant.value
     storage = pl.Int64() if isinstance(constant.value, datetime) else _TYPES[constant.type.dtype]
-    return pl.lit(value, dtype=storage).cast(_TYPES[constant.type.dtype])
+    return pl.Series([value], dtype=storage).cast(_TYPES[constant.type.dtype]).new_from_index(0, n)
 
 
-def _meeting(operation: Operation, operands: Columns) -> list[pl.Expr]:
+def _as(dtype: DType | None, operation: Operation, operands: Columns) -> list[pl.Series]:
+    """Return the operands in a type."""
+    given = zip(operation.operands, operands, strict=True)
+    return [c if dtype is None or operand.type.dtype is dtype else c.cast(_TYPES[dtype]) for operand, c in given]
+
+
+def _meeting(operation: Operation, operands: Columns) -> list[pl.Series]:
     """Return the operands in the type in which they meet."""
-    dtype = common_type([operand.type for operand in operation.operands])
-    return [
-        column if dtype is operand.type.dtype or dtype is None else column.cast(_TYPES[dtype])
-        for operand, column in zip(operation.operands, operands, strict=True)
-    ]
+    return _as(common_type([operand.type for operand in operation.operands]), operation, operands)
 
 
-def _numbers(operation: Operation, operands: Columns) -> list[pl.Expr]:
+def _numbers(operation: Operation, operands: Columns) -> list[pl.Series]:
     """Return the operands in the type of the result, which is that of numbers."""
-    wanted = operation.type.dtype
-    return [
-        column if operand.type.dtype is wanted else column.cast(_TYPES[wanted])
-        for operand, column in zip(operation.operands, operands, strict=True)
-    ]
+    return _as(operation.type.dtype, operation, operands)
 
 
-def _finite(values: pl.Expr) -> pl.Expr:
-    return pl.when(values.is_finite()).then(values)
+def _null_unless(fits: pl.Series, values: pl.Series) -> pl.Series:
+    """Return the values where a condition is true, and null where it is false or null."""
+    return values if fits.all(ignore_nulls=False) else values.zip_with(fits, values.clear(len(values)))
 
 
-def _arithmetic(compute: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Operation, Columns], pl.Expr]:
+def _finite(values: pl.Series) -> pl.Series:
+    return _null_unless((values < _INFINITY) & (values > -_INFINITY), values)  # NaN is above all
+
+
+def _arithmetic(compute: Callable[[pl.Series, pl.Series], pl.Series]) -> Compute:
     """Return what computes a sum, a difference or a product, null where it overflows."""
 
-    def build(operation: Operation, operands: Columns) -> pl.Expr:
+    def computed(operation: Operation, operands: Columns) -> pl.Series:
         left, right = _numbers(operation, operands)
         result = compute(left, right)
         if operation.type.dtype is DType.FLOAT64:
             return _finite(result)
-        in_floats = compute(left.cast(pl.Float64), right.cast(pl.Float64))
-        return pl.when((result.cast(pl.Float64) - in_floats).abs() < _WRAPPED).then(result)
+        off = result.cast(pl.Float64) - compute(left.cast(pl.Float64), right.cast(pl.Float64))
+        return _null_unless((off < _WRAPPED) & (off > -_WRAPPED), result)
 
-    return build
+    return computed
 
 
-def _plus(operation: Operation, operands: Columns) -> pl.Expr:
+def _plus(operation: Operation, operands: Columns) -> pl.Series:
     if operation.type.dtype is DType.STRING:
-        return pl.concat_str(operands)
+        return operands[0] + operands[1]
     return _arithmetic(operator.add)(operation, operands)
 
 
-def _quotient(operation: Operation, operands: Columns) -> pl.Expr:
-    return _finite(_exact_quotient(*_numbers(operation, operands)))
-
-
-def _exact_quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    """Return the nearest double of a quotient of finite doubles.
-
-    The library divides by what it knows to be the same in every row by multiplying with its inverse, unless there is
-    but one row: that is off by a bit, and would make a value depend on how a stream was cut into batches. What the
-    zeros are added to is the same number, but no longer known to be the same in every row.
-    """
-    return left / (right + left * 0.0)
-
-
-def _floored(operation: Operation, operands: Columns) -> pl.Expr:
+def _quotient(operation: Operation, operands: Columns) -> pl.Series:
     left, right = _numbers(operation, operands)
-    fits = (right != 0) & ~((right == -1) & (left == -(2**63)))
-    return pl.when(fits).then(left // right)
+    return _finite(left / right)
 
 
-def _remainder(operation: Operation, operands: Columns) -> pl.Expr:
+def _floored(operation: Operation, operands: Columns) -> pl.Series:
     left, right = _numbers(operation, operands)
-    divisor = pl.when((right != 0) & (right != -1)).then(right)
-    return pl.when(right == -1).then(pl.lit(0, dtype=pl.Int64)).otherwise(left % divisor).pipe(_where_present, left)
+    overflows = (right == -1) & (left == _LEAST)
+    return _null_unless((right != 0) & ~overflows, left // right)
 
 
-def _where_present(result: pl.Expr, *operands: pl.Expr) -> pl.Expr:
-    present = reduce(operator.and_, (operand.is_not_null() for operand in operands))
-    return pl.when(present).then(result)
+def _remainder(operation: Operation, operands: Columns) -> pl.Series:
+    left, right = _numbers(operation, operands)
+    return _null_unless(right != 0, left % right)
 
 
-def _unsigned(compute: Callable[[pl.Expr], pl.Expr]) -> Callable[[Operation, Columns], pl.Expr]:
-    def build(operation: Operation, operands: Columns) -> pl.Expr:
+def _unsigned(compute: Callable[[pl.Series], pl.Series]) -> Compute:
+    def computed(operation: Operation, operands: Columns) -> pl.Series:
         (value,) = _numbers(operation, operands)
         if operation.type.dtype is DType.INT64:
-            value = pl.when(value != -(2**63)).then(value)
+            value = _null_unless(value != _LEAST, value)
         return compute(value)
 
-    return build
+    return computed
 
 
-def _compared(compare: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Operation, Columns], pl.Expr]:
+def _compared(compare: Callable[[pl.Series, pl.Series], pl.Series]) -> Compute:
     return lambda operation, operands: compare(*_meeting(operation, operands))
 
 
-def _extreme(wins: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Operation, Columns], pl.Expr]:
-    def build(operation: Operation, operands: Columns) -> pl.Expr:
+def _extreme(wins: Callable[[pl.Series, pl.Series], pl.Series]) -> Compute:
+    def computed(operation: Operation, operands: Columns) -> pl.Series:
         left, right = _meeting(operation, operands)
-        return _where_present(pl.when(wins(left, right)).then(left).otherwise(right), left, right)
+        first = wins(left, right)
+        return _null_unless(first.is_not_null(), left.zip_with(first, right))
 
-    return build
+    return computed
 
 
-def _is_in(operation: Operation, operands: Columns) -> pl.Expr:
+def _is_in(operation: Operation, operands: Columns) -> pl.Series:
     value, *constants = _meeting(operation, operands)
-    known = pl.select(pl.concat_list(constants).alias("values"))["values"].explode()
-    return _where_present(value.is_in(known.implode()), value)
+    return _null_unless(value.is_not_null(), value.is_in(pl.concat(constants).implode()))
 
 
-def _coalesce(operation: Operation, operands: Columns) -> pl.Expr:
-    return pl.coalesce(_meeting(operation, operands))
+def _coalesce(operation: Operation, operands: Columns) -> pl.Series:
+    first, *others = _meeting(operation, operands)
+    for other in others:
+        first = first.zip_with(first.is_not_null(), other)
+    return first
 
 
-def _when(operation: Operation, operands: Columns) -> pl.Expr:
+def _when(operation: Operation, operands: Columns) -> pl.Series:
     condition, *values = operands
-    types = [operand.type.dtype for operand in operation.operands[1:]]
-    wanted = operation.type.dtype
-    then, otherwise = (v if dtype is wanted else v.cast(_TYPES[wanted]) for v, dtype in zip(values, types, strict=True))
-    return pl.when(condition).then(then).otherwise(otherwise)
+    then, otherwise = (
+        v if v.dtype == _TYPES[operation.type.dtype] else v.cast(_TYPES[operation.type.dtype]) for v in values
+    )
+    return then.zip_with(condition.fill_null(value=False), otherwise)
 
 
-def _to_int(operation: Operation, operands: Columns) -> pl.Expr:
+def _digits(text: pl.Series, pattern: str) -> pl.Series:
+    """Return the texts that are numbers, without a plus sign."""
+    return _null_unless(text.str.contains(pattern), text).str.strip_prefix("+")
+
+
+def _to_int(operation: Operation, operands: Columns) -> pl.Series:
     (value,) = operands
-    if operation.operands[0].type.dtype is DType.STRING:
-        value = pl.when(value.str.contains(_INTEGER)).then(value.str.strip_prefix("+"))
-    return value.cast(pl.Int64, strict=False)
+    is_text = operation.operands[0].type.dtype is DType.STRING
+    return (_digits(value, _INTEGER) if is_text else value).cast(pl.Int64, strict=False)
 
 
-def _to_float(operation: Operation, operands: Columns) -> pl.Expr:
+def _to_float(operation: Operation, operands: Columns) -> pl.Series:
     (value,) = operands
-    if operation.operands[0].type.dtype is DType.STRING:
-        value = pl.when(value.str.contains(_NUMBER)).then(value.str.strip_prefix("+"))
-    return _finite(value.cast(pl.Float64, strict=False))
+    is_text = operation.operands[0].type.dtype is DType.STRING
+    return _finite((_digits(value, _NUMBER) if is_text else value).cast(pl.Float64, strict=False))
 
 
-def _seconds(_operation: Operation, operands: Columns) -> pl.Expr:
+def _seconds(_operation: Operation, operands: Columns) -> pl.Series:
     later, earlier = (time.to_physical() for time in operands)
-    return _exact_quotient((later - earlier).cast(pl.Float64), pl.lit(1e6))
+    us = (later - earlier).cast(pl.Float64)
+    return us / pl.Series([1e6]).new_from_index(0, len(us))
 
 
-def _plain(compute: Callable[..., pl.Expr]) -> Callable[[Operation, Columns], pl.Expr]:
+def _plain(compute: Callable[..., pl.Series]) -> Compute:
     return lambda _operation, operands: compute(*operands)
 
 
-COMPUTED: Mapping[str, Callable[[Operation, Columns], pl.Expr]] = {
+COMPUTED: Mapping[str, Compute] = {
     "+": _plus,
     "-": _arithmetic(operator.sub),
     "*": _arithmetic(operator.mul),
@@ -222,10 +226,10 @@ COMPUTED: Mapping[str, Callable[[Operation, Columns], pl.Expr]] = {
     "|": _compared(operator.or_),
     "~": _plain(operator.invert),
     "negative": _unsigned(operator.neg),
-    "abs": _unsigned(pl.Expr.abs),
+    "abs": _unsigned(pl.Series.abs),
     "least": _extreme(operator.le),
     "greatest": _extreme(operator.ge),
-    "is_null": _plain(pl.Expr.is_null),
+    "is_null": _plain(pl.Series.is_null),
     "is_in": _is_in,
     "coalesce": _coalesce,
     "when": _when,

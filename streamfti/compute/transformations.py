@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.decimals import as_float64
-from streamfti.compute.expressions import polars_expression
+from streamfti.compute.expressions import evaluate
 from streamfti.definitions.batch_functions import BatchFunction
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Field
@@ -67,10 +67,10 @@ class StreamFrames:
 def _taken(step: Step, frame: pl.DataFrame) -> pl.DataFrame:
     match step:
         case Where():
-            return frame.filter(polars_expression(step.condition))
+            return frame.filter(evaluate(step.condition, frame))
         case Derive():
             pairs = zip(step.adds, step.values, strict=True)
-            return frame.with_columns(polars_expression(value).alias(field.name) for field, value in pairs)
+            return frame.with_columns(evaluate(value, frame).alias(field.name) for field, value in pairs)
         case Apply():
             return frame.with_columns(_returned(step, frame))
         case _:
