@@ -16,9 +16,10 @@ from datetime import datetime
 import polars as pl
 
 from streamfti.clock import to_us
-from streamfti.definitions.dtypes import DType
+from streamfti.compute.decimals import as_float64
+from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.expressions import Constant, Expression, Field, Operation
-from streamfti.definitions.operators import common_type
+from streamfti.definitions.operators import MOST_DIGITS, meeting_type
 from streamfti.errors import DefinitionError
 
 __all__ = ["COMPUTED", "evaluate"]
@@ -67,31 +68,42 @@ def _evaluated(expression: Expression, frame: pl.DataFrame, known: dict[str, pl.
         operands = [
             _repeated(o, n) if isinstance(o, Constant) else _evaluated(o, frame, known) for o in expression.operands
         ]
-        known[expression.name] = COMPUTED[expression.operator](expression, operands).alias(expression.name)
+        values = COMPUTED[expression.operator](expression, operands)
+        known[expression.name] = _cast(values, expression.type).alias(expression.name)
     return known[expression.name]
 
 
 def _repeated(constant: Constant, n: int) -> pl.Series:
     """Return a constant as a column. To divide by a scalar is to multiply with its inverse there: off by a bit."""
     value = to_us(constant.value) if isinstance(constant.value, datetime) else constant.value
-    storage = pl.Int64() if isinstance(constant.value, datetime) else _TYPES[constant.type.dtype]
-    return pl.Series([value], dtype=storage).cast(_TYPES[constant.type.dtype]).new_from_index(0, n)
+    storage = pl.Int64() if isinstance(constant.value, datetime) else _type(constant.type)
+    return _cast(pl.Series([value], dtype=storage), constant.type).new_from_index(0, n)
 
 
-def _as(dtype: DType | None, operation: Operation, operands: Columns) -> list[pl.Series]:
-    """Return the operands in a type."""
-    given = zip(operation.operands, operands, strict=True)
-    return [c if dtype is None or operand.type.dtype is dtype else c.cast(_TYPES[dtype]) for operand, c in given]
+def _type(value_type: ValueType) -> pl.DataType:
+    if value_type.dtype is DType.DECIMAL:
+        return pl.Decimal(value_type.precision, value_type.scale)
+    return _TYPES[value_type.dtype]
+
+
+def _cast(values: pl.Series, value_type: ValueType) -> pl.Series:
+    wanted = _type(value_type)
+    if values.dtype == wanted:
+        return values
+    if values.dtype == pl.Boolean and value_type.dtype is DType.DECIMAL:
+        values = values.cast(pl.Int64)  # the library has no way from the one to the other
+    return values.cast(wanted)
 
 
 def _meeting(operation: Operation, operands: Columns) -> list[pl.Series]:
     """Return the operands in the type in which they meet."""
-    return _as(common_type([operand.type for operand in operation.operands]), operation, operands)
+    meeting = meeting_type([operand.type for operand in operation.operands])
+    return [column if meeting is None else _cast(column, meeting) for column in operands]
 
 
 def _numbers(operation: Operation, operands: Columns) -> list[pl.Series]:
     """Return the operands in the type of the result, which is that of numbers."""
-    return _as(operation.type.dtype, operation, operands)
+    return [_cast(column, operation.type) for column in operands]
 
 
 def _null_unless(fits: pl.Series, values: pl.Series) -> pl.Series:
@@ -107,6 +119,8 @@ def _arithmetic(compute: Callable[[pl.Series, pl.Series], pl.Series]) -> Compute
     """Return what computes a sum, a difference or a product, null where it overflows."""
 
     def computed(operation: Operation, operands: Columns) -> pl.Series:
+        if operation.type.dtype is DType.DECIMAL:
+            return _decimal(compute, operation, operands)
         left, right = _numbers(operation, operands)
         result = compute(left, right)
         if operation.type.dtype is DType.FLOAT64:
@@ -115,6 +129,23 @@ def _arithmetic(compute: Callable[[pl.Series, pl.Series], pl.Series]) -> Compute
         return _null_unless((off < _WRAPPED) & (off > -_WRAPPED), result)
 
     return computed
+
+
+def _decimal(
+    compute: Callable[[pl.Series, pl.Series], pl.Series], operation: Operation, operands: Columns
+) -> pl.Series:
+    """Return an exact sum, difference or product of decimals, null where it has too many digits.
+
+    Both sides get the scale of the result first, in which none of them is rounded. What is far too large is left out
+    before it is computed, as it would not fit the library's own integers; the cast judges the rest.
+    """
+    result = operation.type
+    wide = ValueType(DType.DECIMAL, precision=MOST_DIGITS, scale=result.scale)
+    left, right = (_cast(column, wide) for column in operands)
+    about = compute(left.cast(pl.Float64), right.cast(pl.Float64))
+    limit = 2.0 * 10.0 ** (result.precision - result.scale)
+    fits = (about < limit) & (about > -limit)
+    return compute(_null_unless(fits, left), right).cast(_type(result), strict=False)
 
 
 def _plus(operation: Operation, operands: Columns) -> pl.Series:
@@ -176,9 +207,7 @@ def _coalesce(operation: Operation, operands: Columns) -> pl.Series:
 
 def _when(operation: Operation, operands: Columns) -> pl.Series:
     condition, *values = operands
-    then, otherwise = (
-        v if v.dtype == _TYPES[operation.type.dtype] else v.cast(_TYPES[operation.type.dtype]) for v in values
-    )
+    then, otherwise = (_cast(value, operation.type) for value in values)
     return then.zip_with(condition.fill_null(value=False), otherwise)
 
 
@@ -196,7 +225,7 @@ def _to_int(operation: Operation, operands: Columns) -> pl.Series:
 def _to_float(operation: Operation, operands: Columns) -> pl.Series:
     (value,) = operands
     is_text = operation.operands[0].type.dtype is DType.STRING
-    return _finite((_digits(value, _NUMBER) if is_text else value).cast(pl.Float64, strict=False))
+    return _finite(_digits(value, _NUMBER).cast(pl.Float64, strict=False) if is_text else as_float64(value))
 
 
 def _seconds(_operation: Operation, operands: Columns) -> pl.Series:

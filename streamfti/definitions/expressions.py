@@ -10,32 +10,35 @@ What holds for all of them:
   by their other side (three-valued logic, as in SQL).
 - Integers are of 64 bits. A result that does not fit is null, never another number. A float that is not finite is null.
 - Where an integer meets a float it becomes the nearest float; where a bool meets a number, 0 or 1.
+- Decimals are exact: they meet integers and each other, never floats. Sums and products have 18 digits and as many of
+  them after the point as that takes; one that needs more digits is null. What divides must be cast to floats.
 """
 
 from __future__ import annotations
 
+import decimal
 import json
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from streamfti.clock import to_us
+from streamfti.definitions.decimals import MAX_PRECISION
 from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.operators import OPERATORS
 from streamfti.errors import DefinitionError
 
 __all__ = ["Constant", "Expression", "Field", "Operation", "Scalar", "as_expression", "when"]
 
-Scalar = bool | int | float | str | datetime
-"""A constant: of 64 bits, finite, aware."""
+Scalar = bool | int | float | str | datetime | decimal.Decimal
+"""A constant: of 64 bits, finite, aware, of 18 digits."""
 
 Castable = type[int] | type[float] | type[str]
 
 _CASTS: dict[object, str] = {int: "int", float: "float", str: "str"}
-_INTEGERS = range(-(2**63), 2**63)
 
 
 class Expression:
@@ -289,6 +292,7 @@ class Constant(Expression):
     def document(self) -> list[object]:
         """Return its type and value; a time in microseconds."""
         value = to_us(self.value) if isinstance(self.value, datetime) else self.value
+        value = str(value) if isinstance(value, decimal.Decimal) else value
         return ["constant", self.type.dtype.value, value]
 
     def __str__(self) -> str:
@@ -346,19 +350,39 @@ def as_expression(value: object) -> Expression:
     """
     if isinstance(value, Expression):
         return value
-    if isinstance(value, bool):
-        return Constant(value, ValueType(DType.BOOL))
-    if isinstance(value, int) and value in _INTEGERS:
-        return Constant(value, ValueType(DType.INT64))
-    if isinstance(value, float) and math.isfinite(value):
-        return Constant(value, ValueType(DType.FLOAT64))
-    if isinstance(value, str) and not re.search("[\ud800-\udfff]", value):
-        return Constant(value, ValueType(DType.STRING))
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return Constant(value.astimezone(UTC), ValueType(DType.DATETIME))
-    kinds = "a bool, an integer of 64 bits, a finite float, a text, an aware datetime"
-    msg = f"an operand must be an expression or a constant ({kinds}), got {value!r}"
-    raise DefinitionError(msg, hint="ask for what is absent with .is_null()" if value is None else "")
+    value_type = _constant_type(value)
+    if value_type is None:
+        kinds = "a bool, an integer of 64 bits, a finite float, a decimal of 18 digits, a text, an aware datetime"
+        msg = f"an operand must be an expression or a constant ({kinds}), got {value!r}"
+        raise DefinitionError(msg, hint="ask for what is absent with .is_null()" if value is None else "")
+    return Constant(value.astimezone(UTC) if isinstance(value, datetime) else value, value_type)  # type: ignore[arg-type]  # it has a type
+
+
+def _constant_type(value: object) -> ValueType | None:
+    if isinstance(value, decimal.Decimal):
+        return _decimal_type(value)
+    for kind, dtype, fits in _CONSTANTS:
+        if isinstance(value, kind):
+            return ValueType(dtype) if fits(value) else None
+    return None
+
+
+def _decimal_type(value: decimal.Decimal) -> ValueType | None:
+    """Return the narrowest type of a decimal; None if it is not finite or has more than 18 digits."""
+    _, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        return None
+    precision, scale = max(len(digits) + max(exponent, 0), -exponent, 1), max(-exponent, 0)
+    return ValueType(DType.DECIMAL, precision=precision, scale=scale) if precision <= MAX_PRECISION else None
+
+
+_CONSTANTS: tuple[tuple[type, DType, Callable[[Any], bool]], ...] = (
+    (bool, DType.BOOL, lambda _value: True),  # before int, which it is for Python
+    (int, DType.INT64, lambda value: -(2**63) <= value < 2**63),
+    (float, DType.FLOAT64, math.isfinite),
+    (str, DType.STRING, lambda value: not re.search("[\ud800-\udfff]", value)),
+    (datetime, DType.DATETIME, lambda value: value.tzinfo is not None),
+)
 
 
 def when(condition: object, then: object, otherwise: object = None) -> Any:  # noqa: ANN401  # an Expression, which takes any field's place
@@ -376,7 +400,7 @@ def when(condition: object, then: object, otherwise: object = None) -> Any:  # n
         msg = f"when({condition}, ...) must have a value on one side at least, got None twice"
         raise DefinitionError(msg)
     known = as_expression(otherwise if then is None else then)
-    null = Constant(None, ValueType(known.type.dtype, nullable=True))
+    null = Constant(None, replace(known.type, nullable=True))
     values = (null if value is None else value for value in (then, otherwise))
     return _operation("when", _condition(condition), *values)
 
@@ -433,6 +457,8 @@ def _hint(operator: str, operands: Iterable[Expression]) -> str:
         return "a.seconds_since(b) is the time between two times"
     if operator in {"//", "%"} and DType.FLOAT64 in dtypes:
         return "cast it: .cast(int)"
+    if DType.DECIMAL in dtypes:
+        return "decimals meet integers and decimals, such as decimal.Decimal('0.1'); or cast: .cast(float)"
     return "compare like with like, or cast: .cast(float)" if len(dtypes) > 1 else ""
 
 

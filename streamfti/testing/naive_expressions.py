@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,8 @@ def naive_value(expression: Expression, row: Mapping[str, object]) -> Any:  # no
         msg = f"an expression must be a field, a constant or an operation, got {expression!r}"
         raise TypeError(msg)
     values = [naive_value(operand, row) for operand in expression.operands]
+    if expression.type.dtype is DType.DECIMAL:  # Python's decimals have a context that rounds
+        values = [Fraction(value) if isinstance(value, Decimal) else value for value in values]
     name = expression.operator
     if name in _OF_NULLS:
         return _fit(_OF_NULLS[name](values), expression.type)
@@ -88,6 +92,10 @@ def _fit(value: object, wanted: ValueType) -> object:
         return number if math.isfinite(number) else None
     if wanted.dtype is DType.BOOL:
         return bool(value)
+    if wanted.dtype is DType.DECIMAL:
+        unscaled = Fraction(value) * 10**wanted.scale  # type: ignore[call-overload]  # likewise
+        fits = abs(unscaled) < 10**wanted.precision and unscaled.denominator == 1
+        return Decimal(unscaled.numerator).scaleb(-wanted.scale) if fits else None
     if wanted.dtype is DType.INT64:
         whole = int(value)  # type: ignore[call-overload]  # likewise
         return whole if -(2**63) <= whole < 2**63 else None
