@@ -94,12 +94,18 @@ def _argument(series: pl.Series, field: Field) -> Column:
     if field.type.dtype is DType.STRING:
         column: Column = np.array(series.to_list(), dtype=np.object_)
     elif field.type.dtype is DType.DATETIME:
-        column = series.to_physical().cast(pl.Float64).fill_null(math.nan).to_numpy() / _SECOND_US
+        column = _floats(series.to_physical()) / _SECOND_US
     else:
-        column = as_float64(series).fill_null(math.nan).to_numpy()
+        column = _floats(series)
     column = np.ascontiguousarray(column).view()
     column.flags.writeable = False
     return column
+
+
+def _floats(series: pl.Series) -> Column:
+    """Return numbers as float64, NaN where there is none."""
+    floats = as_float64(series)
+    return (floats.fill_null(math.nan) if floats.null_count() else floats).to_numpy()
 
 
 def _called(step: Apply, columns: Sequence[Column], n_rows: int) -> list[pl.Series]:
@@ -187,8 +193,10 @@ def _unfit_for_text(column: Column) -> NDArray[np.bool_]:
 
 
 def _finite(column: Column) -> pl.Series:
-    values = pl.Series(column.astype(np.float64))
-    return pl.select(pl.when(values.is_finite()).then(values)).to_series()
+    numbers = column.astype(np.float64)
+    there = np.isfinite(numbers)
+    values = pl.Series(numbers)
+    return values if there.all() else values.zip_with(pl.Series(there), values.clear(len(values)))
 
 
 def _as(dtype: pl.DataType) -> Callable[[Column], pl.Series]:

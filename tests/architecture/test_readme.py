@@ -50,11 +50,16 @@ def test_the_two_commands_stand_in_it_word_for_word(command: str) -> None:
 def test_its_definitions_are_a_definition_file(catalog: Catalog) -> None:
     plan = build_plan(catalog, partitions=None, stored=None)
     assert [source.name for source in plan.sources] == ["payments", "outcomes"]
-    (group,) = plan.groups
+    group, derived = plan.groups
     assert [f.name for f in group.features] == [
         "payments_5m", "payments_1h", "payments_24h", "spend_1h", "spend_24h", "largest_24h",
     ]  # fmt: skip
-    assert group.state == "unknown"
+    assert (group.state, group.steps) == ("unknown", [])
+    assert derived.steps == [
+        "where Payment.amount_cents >= 10000",
+        "derive euros = Payment.amount_cents / 100",
+        "apply weight = weight(amount_cents)",
+    ]
     (model,) = plan.models
     assert (model.name, model.service, model.spine) == ("fraud", "fraud_features", "payments")
 
