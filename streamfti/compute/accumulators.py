@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from streamfti.compute.agreement import columns_agree, rounding
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.expressions import Expression
 
@@ -102,6 +103,20 @@ class Accumulator(ABC):
 
     dtypes: ClassVar[frozenset[DType]] = frozenset({DType.INT64, DType.FLOAT64, DType.BOOL, DType.DECIMAL})
     """The types of operands that it takes."""
+
+    def agree(self, one: State, other: State, values: AnyArray) -> bool:
+        """Return whether two states of the same events, reached by different ways, are the same by its laws.
+
+        Bit for bit, or, if it is not `is_exact`, floats up to what rounding makes of a sum of its values. One that
+        keeps something else (an approximation, say) says here what its laws hold up to.
+
+        Args:
+            one: a state.
+            other: another one, of the same shape.
+            values: what has been accumulated, without nulls; of any length.
+        """
+        within = 0.0 if self.is_exact else rounding(values)
+        return all(columns_agree(one[name], other[name], within) for name in self.columns)
 
     @property
     @abstractmethod

@@ -1,8 +1,9 @@
 """Aggregators: from the partial state of a window to a feature's value. One class a kind of aggregation.
 
 An aggregation of your own is a subclass of `Aggregator` with a `kind`, made of the accumulators that there are or of
-some of your own; `fti.aggregate(YourAggregator, Event.field)` uses it. `streamfti.testing.laws` holds it to the same
-laws as those here.
+some of your own (subclasses of `Accumulator`, frozen dataclasses). `fti.aggregate(YourAggregator, Event.field)` uses
+it, and one line in a test file, `test_mine = laws_of(fti.aggregate(YourAggregator, Event.field))`, holds it and its
+accumulators to the same laws as those here: see `streamfti.testing.laws`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from streamfti.compute.accumulators import (
     State,
     numpy_dtype,
 )
+from streamfti.compute.agreement import columns_agree, rounding, spread
 from streamfti.compute.moments import Moments
 from streamfti.compute.ordered import First, Last, LastN
 from streamfti.compute.unscaled import nearest_float64
@@ -104,6 +106,24 @@ class Aggregator(ABC):
             state: the columns of all its accumulators, by name, of any shape.
             query_time_us: the query times, of a shape that numpy stretches to that of the state.
         """
+
+    def agree(self, one: Result, other: Result, values: NDArray[Any]) -> bool:
+        """Return whether two results of the same events, reached by different ways, are the same by its laws.
+
+        Exactly, if all its accumulators are exact, else floats up to what rounding makes of a sum of its values.
+
+        Args:
+            one: a result.
+            other: another one, of the same shape.
+            values: what has been aggregated, without nulls, decimals as floats; of any length.
+        """
+        is_exact = all(accumulator.is_exact for accumulator in self.accumulators)
+        return self._agree_within(0.0 if is_exact else rounding(values), one, other)
+
+    def _agree_within(self, within: float, one: Result, other: Result) -> bool:
+        (values, present), (other_values, other_present) = one, other
+        is_same = np.array_equal(present, other_present)
+        return is_same and columns_agree(values[present], other_values[other_present], within)
 
 
 class _Counting(Aggregator):
@@ -233,6 +253,11 @@ class _Spreading(Aggregator):
         variance = state[self._moments.squares] / np.maximum(count - 1, 1)
         return _unscaled(self.operand, _unscaled(self.operand, variance)), np.asarray(count > 1)
 
+    @override
+    def agree(self, one: Result, other: Result, values: NDArray[Any]) -> bool:
+        of_mean = rounding(values)
+        return self._agree_within(len(values) * of_mean * (spread(values) + of_mean), one, other)
+
 
 class _Deviating(_Spreading):
     kind = "stddev"
@@ -241,6 +266,10 @@ class _Deviating(_Spreading):
     def result(self, state: State, query_time_us: Times) -> Result:
         variance, present = super().result(state, query_time_us)
         return np.sqrt(variance), present
+
+    @override
+    def agree(self, one: Result, other: Result, values: NDArray[Any]) -> bool:
+        return self._agree_within(len(values) * rounding(values), one, other)  # it is never far below the spread
 
 
 class _OfEdge(Aggregator):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from streamfti.compute.accumulators import Accumulator, EventColumns, State
+from streamfti.compute.agreement import columns_agree, rounding, spread
 from streamfti.definitions.expressions import Expression
 
 __all__ = ["Moments"]
@@ -30,6 +31,13 @@ class Moments(Accumulator):
 
     operand: Expression
     is_exact: ClassVar[bool] = False
+
+    @override
+    def agree(self, one: State, other: State, values: AnyArray) -> bool:
+        of_mean = rounding(values)
+        of_squares = len(values) * of_mean * (spread(values) + of_mean)
+        allowed = {self.count: 0.0, self.mean: of_mean, self.squares: of_squares}
+        return all(columns_agree(one[name], other[name], within) for name, within in allowed.items())
 
     @property
     @override

@@ -81,16 +81,19 @@ def test_definitions_load_the_standard_library_and_nothing_else(loaded: dict[str
     assert added - STANDARD == {"streamfti"}
 
 
-@pytest.mark.parametrize("module", ["streamfti.testing.strategies"])
-def test_only_the_strategies_need_hypothesis(module: str) -> None:
-    users = [
-        path.relative_to(ROOT).as_posix()
-        for path in PACKAGE.rglob("*.py")
-        if any(name.split(".")[0] == "hypothesis" for name in imported_names(path))
-    ]
-    assert users == [module.replace(".", "/") + ".py"]
-    importers = [path.name for path in PACKAGE.rglob("*.py") if module in imported_names(path)]
-    assert importers == []
+HYPOTHESIS_USERS = {"streamfti.testing.strategies", "streamfti.testing.laws", "streamfti.testing.law_cases"}
+LAW_PARTS = {"streamfti.testing.laws", "streamfti.testing.accumulator_laws", "streamfti.testing.aggregator_laws"}
+
+
+def test_only_strategies_and_laws_need_hypothesis_and_nothing_else_needs_them() -> None:
+    imported = {name_of(path): imported_names(path) for path in PACKAGE.rglob("*.py")}
+    users = {m for m, names in imported.items() if any(name.split(".")[0] == "hypothesis" for name in names)}
+    assert users == HYPOTHESIS_USERS
+    assert {m for m, names in imported.items() if names & {*HYPOTHESIS_USERS, *LAW_PARTS}} == LAW_PARTS
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
 
 
 def imported_names(path: Path) -> set[str]:
