@@ -34,7 +34,7 @@ def decode_container(schema: Mapping[str, Any], bodies: Sequence[bytes]) -> pl.D
 
     Args:
         schema: the writer's schema without logical types: a record of strings, bytes, longs, floats, doubles, booleans
-            and unions of null and one of them.
+            and unions of null and one of them. A column that polars makes other numbers of is None, too.
         bodies: Avro bodies written with it, at least one.
     """
     try:
@@ -111,6 +111,8 @@ def _value_bytes(name: Any, series: pl.Series) -> NDArray[np.int64] | int | None
     if name in {"double", "float"}:
         return 8 if name == "double" else 4
     if name == "long":
+        if series.dtype != pl.Int64 and not isinstance(series.dtype, pl.Datetime):
+            return None  # a time of day is turned into nanoseconds: the number that was written is not there to measure
         return _varint_bytes(series.to_physical().fill_null(0).to_numpy())
     if name in {"string", "bytes"}:
         counted = series.str.len_bytes() if name == "string" else series.bin.size()

@@ -161,6 +161,14 @@ def test_bytes_of_the_right_length_and_no_canonical_meaning_are_refused(body: by
     assert decode_container(SCHEMA, [GOOD, GOOD]) is not None
 
 
+def test_a_time_of_day_is_not_measured_by_the_nanoseconds_that_polars_makes_of_it() -> None:
+    """One microsecond is a byte; a thousand nanoseconds would be two, and hide the byte left over at the end."""
+    types = [{"type": "long", "logicalType": "time-micros"}, "string", "long", "string"]
+    fields = [{"name": f"f{number}", "type": avro_type} for number, avro_type in enumerate(types)]
+    body = b"\x02" + b"\x8c\x01\x01" + b"x" * 70 + b"\x00\x00"
+    assert decode_container({"type": "record", "name": "R", "fields": fields}, [body]) is None
+
+
 @given(st.lists(st.binary(max_size=12), min_size=1, max_size=4))
 @example([GOOD, GOOD])
 @QUICK
