@@ -86,7 +86,13 @@ class FeatureRun:
 
 
 def build_feature_run(
-    catalog: Catalog, source_names: Iterable[str], settings: Settings, *, clock: Clock, log_policy: LogPolicy
+    catalog: Catalog,
+    source_names: Iterable[str],
+    settings: Settings,
+    *,
+    clock: Clock,
+    log_policy: LogPolicy,
+    also: Catalog | None = None,
 ) -> FeatureRun:
     """Connect everything that a feature pipeline of some sources needs; all their partitions are its own.
 
@@ -96,6 +102,7 @@ def build_feature_run(
         settings: where the parts are.
         clock: the time.
         log_policy: when the offline log is flushed.
+        also: other definitions of the same events, whose groups are kept up to date as well.
 
     Raises:
         DefinitionError: if there is no such source.
@@ -118,6 +125,7 @@ def build_feature_run(
         clock=clock,
         metrics=FeaturePipelineMetrics(registry),
         log_policy=log_policy,
+        also=also,
     )
     positions = pipeline.positions()
     reader = KafkaSourceReader(settings.bootstrap_servers, sources, positions, group_id=CONSUMER_GROUP)

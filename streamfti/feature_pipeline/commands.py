@@ -82,6 +82,11 @@ Examples:
 )
 @_DEFINITIONS
 @click.option("--source", "sources", multiple=True, help="A source to read; may be repeated. By default, all of them.")
+@click.option(
+    "--also",
+    type=click.Path(path_type=Path),
+    help="Other definitions of the same events, whose groups are kept up to date too: the versions before.",
+)
 @settings_options("home", "redis_url", "bootstrap_servers")
 @click.option("--metrics-port", type=_PORT, help="Port for Prometheus; 0 takes a free one. By default, none.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to bind for Prometheus.")
@@ -108,14 +113,14 @@ def features(
     definitions: Path,
     *,
     sources: tuple[str, ...],
+    also: Path | None,
     settings: Settings,
     metrics_port: int | None,
     metrics_host: str,
     until_caught_up: bool,
     engine: Engine,
-    log_max_age: float,
-    log_max_rows: int,
     as_json: bool,
+    **log: Any,  # noqa: ANN401  # the options of the offline log, by name
 ) -> None:
     """Keep the features and the offline log of DEFINITIONS up to date with their topics.
 
@@ -124,10 +129,10 @@ def features(
     reads again what was not durable.
     """
     stop = StopSignal(when_caught_up=until_caught_up)
-    policy = LogPolicy(max_rows=log_max_rows, max_age_s=log_max_age)
+    policy = LogPolicy(max_rows=log["log_max_rows"], max_age_s=log["log_max_age"])
     with _stopped_by_signals(stop):
-        catalog = load_catalog(definitions)
-        built = build_feature_run(catalog, sources, settings, clock=SystemClock(), log_policy=policy)
+        catalog, others = load_catalog(definitions), None if also is None else load_catalog(also)
+        built = build_feature_run(catalog, sources, settings, clock=SystemClock(), log_policy=policy, also=others)
         with metrics_endpoint(built.registry, metrics_host, metrics_port) as endpoint:
             _announce(built, endpoint)
             summary = built.run(engine, stop)

@@ -16,7 +16,7 @@ from streamfti.compute.layout import RecordLayout
 from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.definitions.sources import HISTORY_PARTITION
+from streamfti.definitions.sources import HISTORY_PARTITION, KafkaSource
 from streamfti.errors import ContractError
 from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
@@ -27,6 +27,7 @@ from streamfti.feature_pipeline.kafka_source import Partition
 from streamfti.feature_pipeline.metrics import FeaturePipelineMetrics
 from streamfti.feature_pipeline.runner import BatchReader
 from streamfti.stores.offline.log import OfflineLog
+from streamfti.stores.offline.schema import columns_fingerprint
 from streamfti.stores.offline.writer import LogWriter
 from streamfti.stores.online.keys import progress_key
 from streamfti.stores.online.meaning import register_group
@@ -63,10 +64,12 @@ class FeaturePipeline:
         clock: the time.
         metrics: counts.
         log_policy: when the log is flushed.
+        also: other definitions of the same events, whose groups are kept up to date as well: the versions before.
 
     Raises:
         FingerprintMismatch: if a group is stored in another form under the same version.
-        ContractError: if a `materialize` of a group has begun and not ended.
+        ContractError: if a `materialize` of a group has begun and not ended, or the other definitions are of other
+            events.
     """
 
     def __init__(
@@ -81,9 +84,11 @@ class FeaturePipeline:
         clock: Clock,
         metrics: FeaturePipelineMetrics,
         log_policy: LogPolicy | None = None,
+        also: Catalog | None = None,
     ) -> None:
         sources = [catalog.source(name) for name in partitions]
-        self._groups = {s.name: catalog.groups_of(s) for s in sources}
+        self._families = {s.name: (catalog.groups_of(s), _others(catalog, also, s)) for s in sources}
+        self._groups = {name: own + others for name, (own, others) in self._families.items()}
         self._partitions = partitions
         self._decoder, self._dead_letters, self._clock, self._metrics = decoder, dead_letters, clock, metrics
         self._log_policy = log_policy or LogPolicy()
@@ -92,7 +97,7 @@ class FeaturePipeline:
         keys = [progress_key(g, p) for g in self._all_groups() for p in (*partitions[g.source.name], HISTORY_PARTITION)]
         self._online = OnlineWriter(redis_url, keys)
         self._applied = self._online.progress
-        self._states = {g.name: GroupState(g, self._online.read) for g in self._all_groups()}
+        self._states = {(g.name, g.version): GroupState(g, self._online.read) for g in self._all_groups()}
         self._span_us = {name: _longest_span_us(groups) for name, groups in self._groups.items()}
         self._log_positions = {s.name: log.positions(s) for s in sources}
         self._log_writers: dict[str, LogWriter] = {s.name: log.writer(s) for s in sources}
@@ -114,7 +119,9 @@ class FeaturePipeline:
             self._refuse_without_history(name)
             for partition in partitions:
                 logged = self._log_positions[name].get(partition)
-                applied = {g.name: self._next_offset(g, partition) for g in self._groups[name]}
+                own, others = self._families[name]
+                applied = {g.name: self._next_offset(g, partition) for g in own}
+                applied |= {f"{g.name} version {g.version}": self._next_offset(g, partition) for g in others}
                 positions[name, partition] = start_positions(name, logged, applied)
         return positions
 
@@ -178,18 +185,19 @@ class FeaturePipeline:
         slots = SlotWrites()
         expiries: dict[bytes, int] = {}
         progress: dict[bytes, Progress] = {}
-        groups = self._groups[batch.source.name]
-        columns = BatchColumns.by_group(batch.frame, groups)
-        for group in groups:
-            news = self._news(group, batch.next_offsets)
-            if not news:
-                continue
-            change = self._states[group.name].merge(columns[group.name], self._applied_offsets(group), now_us)
-            slots.extend(change.slots)
-            expiries |= change.expiries_ms
-            progress |= progress_after(group, self._applied, news, change, now_us)
-            self._metrics.tiles.labels(group.name).inc(change.tiles)
-            self._metrics.too_late.labels(group.name).inc(change.too_late)
+        for groups in self._families[batch.source.name]:
+            columns = BatchColumns.by_group(batch.frame, groups)
+            for group in groups:
+                news = self._news(group, batch.next_offsets)
+                if not news:
+                    continue
+                state = self._states[group.name, group.version]
+                change = state.merge(columns[group.name], self._applied_offsets(group), now_us)
+                slots.extend(change.slots)
+                expiries |= change.expiries_ms
+                progress |= progress_after(group, self._applied, news, change, now_us)
+                self._metrics.tiles.labels(group.name).inc(change.tiles)
+                self._metrics.too_late.labels(group.name).inc(change.too_late)
         if progress:
             self._online.commit(slots, expiries, progress)
             self._applied |= progress
@@ -255,6 +263,17 @@ class FeaturePipeline:
         """Make everything durable and let go of the online store."""
         self.flush_log()
         self._online.close()
+
+
+def _others(catalog: Catalog, also: Catalog | None, source: KafkaSource) -> tuple[FeatureGroup, ...]:
+    """Return the groups of other definitions of a source that the catalog has not itself in that version."""
+    if also is None or source.name not in also.sources:
+        return ()
+    if columns_fingerprint(also.source(source.name).schema) != columns_fingerprint(source.schema):
+        msg = f"the other definitions of source {source.name!r} must be of the same events, got other fields or types"
+        raise ContractError(msg)
+    own = {(group.name, group.version) for group in catalog.groups_of(source)}
+    return tuple(group for group in also.groups_of(source) if (group.name, group.version) not in own)
 
 
 def _longest_span_us(groups: Iterable[FeatureGroup]) -> int:

@@ -29,6 +29,8 @@ from streamfti.dev.redis_server import RedisServer
 from streamfti.feature_pipeline.materialize import materialize
 from streamfti.feature_pipeline.producer import EventProducer
 from streamfti.stores.offline.log import OfflineLog
+from streamfti.stores.online.keys import progress_key
+from streamfti.stores.online.progress import Progress
 from streamfti.stores.schemas.file_registry import FileSchemaRegistry
 
 DEFINITIONS = """
@@ -193,6 +195,30 @@ def test_a_new_group_and_a_new_version_meet_the_live_stream_while_the_old_one_go
     caught_up(project, both)
     assert set(project.verified(both, "--group", "Wide")) == {"equal"}
     counted(project, "Wide", N_HISTORY + 4 * N_TOPIC)
+
+
+def test_the_version_before_is_kept_up_to_date_beside_the_new_one(project: Project) -> None:
+    """Its servers read it until they are replaced, after its own pipeline has ended."""
+    old = project.folder / "old.py"
+    new = project.definitions("new", version=2, windows='"24h", "7d"')
+    project.produce(live(2))
+    caught_up(project, old)
+    refused = project.invoke("run", "features", new, "--also", old, "--until-caught-up")
+    assert "'Card' must be filled from the log" in refused.stderr
+    project.done("materialize", new, "--group", "Card")
+    project.produce(live(3))
+    project.done("run", "features", new, "--also", old, "--until-caught-up")
+    for path in (old, new):
+        assert set(project.verified(path)) == {"equal"}
+        source = load_catalog(path).source(project.topic)
+        group = load_catalog(path).group("Card")
+        applied = {p: project.online.get(progress_key(group, p)) for p in range(2)}
+        offsets = {p: Progress.load(value).next_offset for p, value in applied.items() if isinstance(value, bytes)}
+        assert offsets == logged(project, source)
+    other = project.folder / "other.py"
+    other.write_text(old.read_text().replace("cents: int", "cents: float"), encoding="utf-8")
+    refused = project.invoke("run", "features", new, "--also", other)
+    assert "must be of the same events" in refused.stderr
 
 
 def logged(project: Project, source: Any) -> dict[int, int]:  # noqa: ANN401  # a KafkaSource

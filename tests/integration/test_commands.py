@@ -190,7 +190,8 @@ def test_plan_follows_apply(project: Project) -> None:
 def test_a_changed_meaning_is_refused_and_leaves_nothing_behind(applied: Project) -> None:
     text = applied.definitions.read_text()
     other = text.replace('KafkaSource("payments-', 'KafkaSource("other-')
-    applied.definitions.write_text(other.replace("default=0", "default=1"))
+    largest = "largest_cents = fti.max(Payment.amount_cents).over"
+    applied.definitions.write_text(other.replace(f'{largest}("24h"', f'{largest}("12h"'))
     plan = applied.invoke("plan", "--json")
     assert plan.exit_code == 1
     assert json.loads(plan.stdout)["groups"][0]["state"] == "changed"
