@@ -34,6 +34,7 @@ _COMMANDS: dict[str, _Target] = {
     "apply": _Target("streamfti.project.commands", "apply", "Create the topics, schemas and groups of a file."),
     "produce": _Target("streamfti.feature_pipeline.commands", "produce", "Send the events of a file to a topic."),
     "run": _Target("streamfti.feature_pipeline.commands", "run", "Run a pipeline: `run features`."),
+    "dlq": _Target("streamfti.feature_pipeline.letter_commands", "dlq", "List, show and replay dead letters."),
     "materialize": _Target(
         "streamfti.feature_pipeline.commands", "materialize", "Fill a feature group from the offline log."
     ),

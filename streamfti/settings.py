@@ -34,13 +34,14 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_BOOTSTRAP_SERVERS = "127.0.0.1:9092"
 
 _HOME, _REDIS, _KAFKA = "STREAMFTI_HOME", "REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"
+_SCHEMAS = "SCHEMA_REGISTRY_URL"
 _OURS = "STREAMFTI_"
 _KNOWN = (_HOME, "STREAMFTI_ADDRESS")
 """Every variable that begins as ours do; the other one is the default of the clients' option `--address`."""
 
 _PASSWORD = re.compile(r"((?:^|://)[^:@/?#]*:)[^/?#]*(@)|(?<=[?&]password=)[^&#]*")
 
-SettingName = Literal["home", "redis_url", "bootstrap_servers"]
+SettingName = Literal["home", "redis_url", "bootstrap_servers", "schema_registry_url"]
 
 T = TypeVar("T")
 """What a command returns."""
@@ -54,11 +55,13 @@ class Settings:
         home: the folder of the offline log, the model registry and the schemas.
         redis_url: the online store, with its password if it has one.
         bootstrap_servers: the brokers.
+        schema_registry_url: the schema registry, with its password if it has one; None for the files of this machine.
     """
 
     home: Path
     redis_url: str
     bootstrap_servers: str
+    schema_registry_url: str | None = None
 
     @property
     def log_folder(self) -> Path:
@@ -78,7 +81,8 @@ class Settings:
     def __repr__(self) -> str:
         return (
             f"Settings(home={str(self.home)!r}, redis_url={masked_url(self.redis_url)!r}, "
-            f"bootstrap_servers={self.bootstrap_servers!r})"
+            f"bootstrap_servers={self.bootstrap_servers!r}, "
+            f"schema_registry_url={self.schema_registry_url and masked_url(self.schema_registry_url)!r})"
         )
 
 
@@ -87,6 +91,7 @@ def load_settings(
     home: Path | None = None,
     redis_url: str | None = None,
     bootstrap_servers: str | None = None,
+    schema_registry_url: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """Decide each setting: what is given here, else the environment, else a running `dev up`, else the default.
@@ -97,10 +102,12 @@ def load_settings(
         home: the value of `--home`; it decides in which folder a running `dev up` is looked for.
         redis_url: the value of `--redis-url`.
         bootstrap_servers: the value of `--bootstrap-servers`.
+        schema_registry_url: the value of `--schema-registry-url`.
         environ: the environment, instead of that of the process.
 
     Raises:
-        SettingsError: if a variable begins with `STREAMFTI_` but is none of ours, or the online store is no URL.
+        SettingsError: if a variable begins with `STREAMFTI_` but is none of ours, or the online store or the schema
+            registry is no URL.
         ContractError: if what `dev up` left is damaged.
     """
     variables = os.environ if environ is None else environ
@@ -111,10 +118,14 @@ def load_settings(
     running = None if redis_url and bootstrap_servers else read_running(folder)
     redis_url = redis_url or (running.redis_url if running else DEFAULT_REDIS_URL)
     _check_redis_url(redis_url)
+    schema_registry_url = schema_registry_url or variables.get(_SCHEMAS) or None
+    if schema_registry_url is not None:
+        _check_registry_url(schema_registry_url)
     return Settings(
         home=folder,
         redis_url=redis_url,
         bootstrap_servers=bootstrap_servers or (running.bootstrap_servers if running else DEFAULT_BOOTSTRAP_SERVERS),
+        schema_registry_url=schema_registry_url,
     )
 
 
@@ -134,6 +145,17 @@ def _check_redis_url(url: str) -> None:
     if not is_address:
         msg = f"the online store must be a URL of a Redis, got {masked_url(url)!r}"
         raise SettingsError(msg, hint=f"for example {DEFAULT_REDIS_URL}; the schemes are redis, rediss and unix")
+
+
+def _check_registry_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # as above
+        is_address = False
+    if not is_address:
+        msg = f"the schema registry must be a URL of HTTP, got {masked_url(url)!r}"
+        raise SettingsError(msg, hint="for example http://127.0.0.1:8081")
 
 
 def masked_url(url: str) -> str:
@@ -176,5 +198,10 @@ _OPTIONS: dict[SettingName, Callable[[Callable[..., Any]], Callable[..., Any]]] 
         "--bootstrap-servers",
         metavar="HOST:PORT",
         help=f"The Kafka brokers.  [env: {_KAFKA}; default: that of `dev up`, else {DEFAULT_BOOTSTRAP_SERVERS}]",
+    ),
+    "schema_registry_url": click.option(
+        "--schema-registry-url",
+        metavar="URL",
+        help=f"The schema registry, as Confluent's.  [env: {_SCHEMAS}; default: files in the home]",
     ),
 }

@@ -35,7 +35,7 @@ from streamfti.feature_pipeline.avro_schema import avro_schema, frame_message
 from streamfti.feature_pipeline.kafka_source import topic_partitions
 from streamfti.feature_pipeline.producer import EventProducer
 from streamfti.settings import Settings, settings_options
-from streamfti.stores.schemas.file_registry import FileSchemaRegistry
+from streamfti.stores.schemas.opening import open_schema_registry
 
 from .definitions import payments as payments_source
 
@@ -467,7 +467,7 @@ def main(
     _require("seconds", 0 if seconds is None else seconds, 0)
     payments, clock = Payments(**world), SystemClock()
     topic_partitions(settings.bootstrap_servers, [payments_source.topic])
-    registry = FileSchemaRegistry(settings.schemas_folder)
+    registry = open_schema_registry(settings.schema_registry_url, settings.schemas_folder)
     encoder = PaymentEncoder(registry.register(payments_source.topic, avro_schema(payments_source.schema)))
     total = min((n for n in (count, seconds and seconds * rate) if n is not None), default=None)
     with (

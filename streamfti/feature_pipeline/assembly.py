@@ -22,7 +22,7 @@ from streamfti.feature_pipeline.pipeline import FeaturePipeline, LogPolicy
 from streamfti.feature_pipeline.runner import PlainRunner, Runner, StopSignal
 from streamfti.settings import Settings
 from streamfti.stores.offline.log import OfflineLog
-from streamfti.stores.schemas.file_registry import FileSchemaRegistry
+from streamfti.stores.schemas.opening import open_schema_registry
 
 __all__ = ["CONSUMER_GROUP", "Engine", "FeatureRun", "RunSummary", "build_feature_run", "metrics_endpoint"]
 
@@ -120,7 +120,7 @@ def build_feature_run(
         {s.name: partitions[s.topic] for s in sources},
         redis_url=settings.redis_url,
         log=OfflineLog(settings.log_folder, clock=clock),
-        decoder=EventDecoder(FileSchemaRegistry(settings.schemas_folder)),
+        decoder=EventDecoder(open_schema_registry(settings.schema_registry_url, settings.schemas_folder)),
         dead_letters=DeadLetterProducer(settings.bootstrap_servers),
         clock=clock,
         metrics=FeaturePipelineMetrics(registry),

@@ -10,9 +10,11 @@ import polars as pl
 
 from streamfti.definitions.sources import KafkaSource
 
-__all__ = ["NO_INGEST_TIME", "DeadLetter", "EventBatch", "Message", "MessageBatch"]
+__all__ = ["NO_INGEST_TIME", "REPLAYS_HEADER", "DeadLetter", "EventBatch", "Message", "MessageBatch"]
 
 NO_INGEST_TIME = -1
+REPLAYS_HEADER = "streamfti-replays"
+"""The header of a message that was a dead letter and has been replayed: how often."""
 
 
 class Message(NamedTuple):
@@ -24,6 +26,8 @@ class Message(NamedTuple):
     """The broker's time of the message; `NO_INGEST_TIME` where it has none, or one beyond the year 9999."""
     key: bytes | None
     value: bytes | None
+    replays: int = 0
+    """How often it has been replayed from the dead letters."""
 
 
 @dataclass(frozen=True, slots=True)

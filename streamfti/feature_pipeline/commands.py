@@ -31,7 +31,7 @@ from streamfti.feature_pipeline.producer import EventProducer
 from streamfti.feature_pipeline.runner import StopSignal
 from streamfti.settings import Settings, settings_options
 from streamfti.stores.offline.log import OfflineLog
-from streamfti.stores.schemas.file_registry import FileSchemaRegistry
+from streamfti.stores.schemas.opening import open_schema_registry
 
 __all__ = ["materialize", "produce", "run"]
 
@@ -87,7 +87,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Other definitions of the same events, whose groups are kept up to date too: the versions before.",
 )
-@settings_options("home", "redis_url", "bootstrap_servers")
+@settings_options("home", "redis_url", "bootstrap_servers", "schema_registry_url")
 @click.option("--metrics-port", type=_PORT, help="Port for Prometheus; 0 takes a free one. By default, none.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to bind for Prometheus.")
 @click.option("--until-caught-up", is_flag=True, help="Stop by itself at the end of the topics.")
@@ -208,7 +208,7 @@ Examples:
     "--ingest-time-from-event", is_flag=True, help="For history: messages carry the event time as the broker's time."
 )
 @click.option("--skip-invalid", is_flag=True, help="Leave out and count rows that are no events, instead of stopping.")
-@settings_options("home", "bootstrap_servers")
+@settings_options("home", "bootstrap_servers", "schema_registry_url")
 def produce(
     definitions: Path,
     *,
@@ -230,7 +230,8 @@ def produce(
         source.schema.field(key)
     path = None if str(file) == "-" else file
     topic_partitions(settings.bootstrap_servers, [source.topic])
-    registry, clock = FileSchemaRegistry(settings.schemas_folder), SystemClock()
+    registry = open_schema_registry(settings.schema_registry_url, settings.schemas_folder)
+    clock = SystemClock()
     began = clock.monotonic()
     with (
         EventProducer(settings.bootstrap_servers, source, registry, key_field=key) as producer,

@@ -1,6 +1,7 @@
 """Dead letters: messages that are no valid event go to a topic of their own, key and value unchanged.
 
-The reason, and where the message came from, stand in headers; those that it had itself are not carried over.
+The reason, the path in the record, where the message came from, and how often it has been replayed, stand in headers;
+those that it had itself are not carried over.
 
 They are delivered before the offsets of their batch count as done, at least once: a replay may deliver them again.
 """
@@ -16,7 +17,9 @@ from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import SourceError
 from streamfti.feature_pipeline.batches import DeadLetter
 
-__all__ = ["DeadLetterProducer"]
+__all__ = ["HEADER_PREFIX", "DeadLetterProducer"]
+
+HEADER_PREFIX = "streamfti-"
 
 _DELIVERY_S = 30.0
 _MAX_MESSAGE_BYTES = 1_000_000_000  # what is too large is for the topic to say, not for this client
@@ -78,5 +81,6 @@ def _headers(source: KafkaSource, letter: DeadLetter) -> dict[str, str | bytes |
         "offset": letter.message.offset,
         "ingest_time_us": letter.message.ingest_time_us,
         "schema_id": "" if letter.schema_id is None else letter.schema_id,
+        "replays": letter.message.replays,
     }
-    return {f"streamfti-{name}": str(value).encode() for name, value in values.items()}
+    return {f"{HEADER_PREFIX}{name}": str(value).encode() for name, value in values.items()}

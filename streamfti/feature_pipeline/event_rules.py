@@ -45,7 +45,7 @@ def validated(frame: pl.DataFrame, batch: MessageBatch, dead: list[DeadLetter]) 
         rule = rules[number]
         detail = f"{rule.must}, got {rule.said(row[rule.field])}"
         message = by_place[row["_partition"], row["_offset"]]
-        dead.append(DeadLetter(message, rule.reason, detail, row["_schema_id"], f"$.{rule.field}"))
+        dead.append(DeadLetter(message, rule.reason, detail, row["_schema_id"] or None, f"$.{rule.field}"))
     return frame.filter(judged.is_null())
 
 

@@ -15,13 +15,14 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import RetentionGap, SourceError
-from streamfti.feature_pipeline.batches import NO_INGEST_TIME, Message, MessageBatch
+from streamfti.feature_pipeline.batches import NO_INGEST_TIME, REPLAYS_HEADER, Message, MessageBatch
 
 __all__ = ["KafkaSourceReader", "topic_partitions"]
 
 _CONNECT_S = 10.0
 _MIN_BATCH, _MAX_BATCH = 1_000, 20_000
 _YEAR_10000_MS = 253_402_300_800_000  # a producer may write any number as a message's time
+_MOST_DIGITS = 10
 _STATES = {
     KafkaError._PARTITION_EOF,  # noqa: SLF001  # librdkafka's public codes are spelled so
     KafkaError._TRANSPORT,  # noqa: SLF001
@@ -149,7 +150,8 @@ class KafkaSourceReader:
             offset = message.offset()
             ms = message.timestamp()[1]
             ingest_time_us = ms * 1000 if 0 <= ms < _YEAR_10000_MS else NO_INGEST_TIME
-            by_topic[topic].append(Message(partition, offset, ingest_time_us, message.key(), message.value()))
+            replays = _replays(message)
+            by_topic[topic].append(Message(partition, offset, ingest_time_us, message.key(), message.value(), replays))
             next_offsets[topic][partition] = offset + 1
         for topic, offsets in next_offsets.items():
             self._positions.update({(topic, p): offset for p, offset in offsets.items()})
@@ -198,6 +200,18 @@ class KafkaSourceReader:
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
+
+
+def _replays(message: Any) -> int:  # noqa: ANN401  # the driver has no types
+    """Return how often a message has been replayed; 0 where its headers do not say so."""
+    try:
+        headers = message.headers()
+    except ValueError:  # a name that is no UTF-8
+        return 0
+    for name, value in headers or ():
+        if name == REPLAYS_HEADER and value is not None and value.isdigit() and len(value) < _MOST_DIGITS:
+            return int(value)
+    return 0
 
 
 def _raise_gap(partition: Partition, found: str) -> NoReturn:

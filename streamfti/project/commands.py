@@ -23,7 +23,7 @@ from streamfti.project.plan_tables import plan_tables
 from streamfti.project.starter import write_project
 from streamfti.project.topics import Topics
 from streamfti.settings import Settings, settings_options
-from streamfti.stores.schemas.file_registry import FileSchemaRegistry
+from streamfti.stores.schemas.opening import open_schema_registry
 
 __all__ = ["apply", "init", "plan"]
 
@@ -133,7 +133,7 @@ Examples:
     "--topic-config", multiple=True, type=_KeyValue(), help="Configuration of a new source topic; may be repeated."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
-@settings_options("home", "redis_url", "bootstrap_servers")
+@settings_options("home", "redis_url", "bootstrap_servers", "schema_registry_url")
 def apply(
     definitions: Path,
     *,
@@ -151,7 +151,7 @@ def apply(
     done = apply_catalog(
         load_catalog(definitions),
         Topics(settings.bootstrap_servers, replication_factor=replication_factor),
-        FileSchemaRegistry(settings.schemas_folder),
+        open_schema_registry(settings.schema_registry_url, settings.schemas_folder),
         redis_url=settings.redis_url,
         partitions=partitions,
         topic_config=dict(topic_config),

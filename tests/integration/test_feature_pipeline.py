@@ -255,7 +255,7 @@ GOOD = {"at": to_us(NOW), "card": "c1", "shop": None, "cents": 5, "fee": 1.0}
         (lambda _: b"", "malformed", "must begin with a zero byte"),
         (lambda _: b"hello there", "malformed", "must begin with a zero byte"),
         (lambda p: encoded(p, GOOD) + b"\x02x", "malformed", "bytes after its end"),
-        (lambda p: encoded(p, GOOD)[:-3], "malformed", "must be Avro of schema"),
+        (lambda p: encoded(p, GOOD)[:-3], "malformed", "the body must be Avro, got"),
         (lambda _: struct.pack(">bI", 0, 999) + b"x", "schema", "999"),
         (lambda p: encoded(p, GOOD | {"fee": float("nan")}), "invalid", "must be finite"),
         (lambda p: encoded(p, GOOD | {"at": -1}), "invalid", "from 1970 on"),

@@ -37,7 +37,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
     lines = _invoke("--help").output.partition("Commands")[2].splitlines()
     words = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
-    commands = "init dev plan apply produce run materialize train registry serve predict get-features verify demo"
+    commands = "init dev plan apply produce run dlq materialize train registry serve predict get-features verify demo"
     assert " ".join(words).startswith(commands)
 
 

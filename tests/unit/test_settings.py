@@ -76,6 +76,23 @@ def test_passwords_are_masked_wherever_they_stand(url: str, shown: str) -> None:
     assert "secret" not in repr(load_settings(redis_url=url, environ={}))
 
 
+def test_the_schema_registry_is_that_of_the_flag_else_the_environment_else_files() -> None:
+    environ = {"SCHEMA_REGISTRY_URL": "http://me:secret@env:8081"}
+    found = load_settings(environ=environ)
+    assert found.schema_registry_url == environ["SCHEMA_REGISTRY_URL"]
+    assert "http://me:***@env:8081" in repr(found)
+    assert "secret" not in repr(found)
+    given = load_settings(schema_registry_url="https://flag", environ=environ)
+    assert given.schema_registry_url == "https://flag"
+    assert load_settings(environ={"SCHEMA_REGISTRY_URL": ""}).schema_registry_url is None
+
+
+@pytest.mark.parametrize("url", ["env:8081", "redis://r", "http://", "http://h:port"])
+def test_a_schema_registry_is_a_url_of_http(url: str) -> None:
+    with pytest.raises(SettingsError, match="the schema registry must be a URL of HTTP, got"):
+        load_settings(environ={"SCHEMA_REGISTRY_URL": url})
+
+
 def test_a_command_gets_its_settings_from_options(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STREAMFTI_HOME", "REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"):
         monkeypatch.delenv(name, raising=False)
@@ -88,7 +105,9 @@ def test_a_command_gets_its_settings_from_options(monkeypatch: pytest.MonkeyPatc
         click.echo(f"{word} {settings}")
 
     result = CliRunner().invoke(show, ["hello", "--home", "h", "--redis-url", "redis://:pw@r/0"])
-    assert result.output == "hello Settings(home='h', redis_url='redis://:***@r/0', bootstrap_servers='env:1')\n"
+    assert result.output == (
+        "hello Settings(home='h', redis_url='redis://:***@r/0', bootstrap_servers='env:1', schema_registry_url=None)\n"
+    )
     assert CliRunner().invoke(show, ["hello", "--bootstrap-servers", "x:1"]).exit_code == 2
 
 

@@ -24,8 +24,8 @@ FRAMEWORK_COLUMNS: dict[str, pl.DataType] = {
     "_schema_id": pl.Int32(),
     "_too_late": pl.Boolean(),
 }
-"""What the framework adds to an event: where it stood in the topic, when the broker took it, its writer's schema,
-and whether it was beyond the retention of the tiles when it came."""
+"""What the framework adds to an event: where it stood in the topic, when the broker took it, its writer's schema (0
+where the message named none), and whether it was beyond the retention of the tiles when it came."""
 
 _POLARS: dict[DType, pl.DataType] = {
     DType.STRING: pl.String(),
