@@ -161,11 +161,13 @@ def feature_column(
 
     Args:
         feature: the feature.
-        values: [n].
+        values: [n], of the feature's type; integers may stand for floats.
         present: bool[n]: where the window held a value.
         age_us: int64[n]: how old the newest event of each entity is; `NO_EVENT` where it has none.
         has_entity: bool[n]; None where every row names one.
     """
+    if feature.dtype is DType.FLOAT64:
+        values = values.astype(np.float64, copy=False)  # an aggregator may give whole numbers
     default = values.dtype.type(feature.default or 0)
     filled, status = fill_absent(values, present, default, _absent(feature), has_entity)
     if feature.expires_after_us is not None:

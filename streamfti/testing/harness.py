@@ -6,7 +6,7 @@ history. Only storage and transport are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from typing_extensions import override
 
 from streamfti.clock import ManualClock, from_us, to_us
 from streamfti.compute.entity_keys import encode_key
@@ -22,7 +21,7 @@ from streamfti.compute.on_demand import OnDemandPlan
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.returned_values import AnyColumn
 from streamfti.compute.transformations import transformed
-from streamfti.compute.values import FeatureColumn, Status
+from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.durations import Duration, duration_us
@@ -33,78 +32,24 @@ from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError, DefinitionError, ServingError, StreamFTIError, TrainingError, did_you_mean
 from streamfti.testing.event_frames import event_frame, frame_schema
+from streamfti.testing.feature_values import FeatureValues, Value, first_row
+from streamfti.testing.json_events import json_event
 from streamfti.testing.naive import PlacedEvent
 from streamfti.testing.online_table import OnlineTable
+from streamfti.testing.skew import differences
 
 __all__ = ["DeadLetter", "FeatureValues", "Harness"]
 
-Value = float | str | None
+_SHOWN_DIFFERENCES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An event that was not applied, and why."""
 
-    event: Event
+    event: Event | str
+    """The event, or the JSON text that is none."""
     reason: str
-
-
-class FeatureValues(Mapping[str, Value]):
-    """Stored and on-demand feature values as of one time: None where missing.
-
-    A feature is an attribute (`values.spend_1h`) or an item (`values["spend_1h"]`). If two groups have a feature of
-    that name, it is found by its qualified name only: `values["CardSpend.spend_1h"]`. Iteration gives qualified
-    names, in the order of the service. Integer features are `int`, those of the types bool and str are these.
-    """
-
-    def __init__(self, values: Mapping[str, Value], statuses: Mapping[str, Status]) -> None:
-        self._values = dict(values)
-        self._statuses = dict(statuses)
-
-    @override
-    def __getitem__(self, name: str) -> Value:
-        return self._values[self._qualified(name)]
-
-    @override
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    @override
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # a `Value`, of which a test knows which
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return self[name]
-        except KeyError as exc:
-            raise AttributeError(exc.args[0]) from exc
-
-    def status(self, name: str) -> Status:
-        """Return how a value came about.
-
-        Raises:
-            KeyError: if no feature has that name, or several have.
-        """
-        return self._statuses[self._qualified(name)]
-
-    def _qualified(self, name: str) -> str:
-        if name in self._values:
-            return name
-        found = [known for known in self._values if known.partition(".")[2] == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            msg = f"{name!r} must name one feature, got {len(found)}: use one of {', '.join(map(repr, found))}"
-            raise KeyError(msg)
-        short = {known.rpartition(".")[2] for known in self._values}
-        msg = f"no feature is named {name!r}; {did_you_mean(name, short)}"
-        raise KeyError(msg)
-
-    @override
-    def __repr__(self) -> str:
-        return f"FeatureValues({self._values!r})"
 
 
 class Harness:
@@ -130,13 +75,14 @@ class Harness:
     """
 
     def __init__(
-        self, features: FeatureService | FeatureGroup | Iterable[FeatureGroup], *, now: datetime | str
+        self, features: FeatureService | FeatureGroup | type | Iterable[FeatureGroup | type], *, now: datetime | str
     ) -> None:
         self._features = _features_by_group(features)
         self._computed = _Computed(features if isinstance(features, FeatureService) else None)
         self._tables = [OnlineTable(group) for group, _ in self._features]
         self._sources = _sources(group for group, _ in self._features)
         self._history = {name: [frame_schema(s.schema).to_frame()] for name, s in self._sources.items()}
+        self._placed: dict[str, list[PlacedEvent]] = {name: [] for name in self._sources}
         self._next_offset = dict.fromkeys(self._sources, 0)
         self._clock = ManualClock(datetime.fromisoformat(now) if isinstance(now, str) else now)
         self.dead_letters: list[DeadLetter] = []
@@ -165,7 +111,7 @@ class Harness:
         An event further ahead of now than its source's `max_future_skew` is not applied: it becomes a dead letter.
 
         Args:
-            events: instances of event classes that the features' sources carry.
+            events: instances of event classes that the features' sources carry. JSON is for `push_json`.
             source: the topic they come from; needed only if two sources carry the same class.
 
         Returns:
@@ -191,12 +137,51 @@ class Harness:
         self.dead_letters += refused
         return tuple(refused)
 
+    def push_json(self, *texts: str, source: KafkaSource | None = None) -> tuple[DeadLetter, ...]:
+        """Apply events that come as JSON objects, read just as from a topic of JSON.
+
+        What is no event of the source becomes a dead letter, whose `event` is the text.
+
+        Args:
+            texts: one object each.
+            source: the topic they come from; needed if the features have several.
+
+        Returns:
+            The dead letters of this batch: first the texts that cannot be read, then the events that are refused.
+
+        Raises:
+            DefinitionError: if the features have several sources and `source` does not say which.
+        """
+        if source is None and len(self._sources) != 1:
+            msg = f"JSON must be pushed to one source, got the sources {sorted(self._sources)}"
+            raise DefinitionError(msg, hint="push_json(text, source=...)")
+        origin = next(iter(self._sources.values())) if source is None else source
+        read = [(text, json_event(origin.event, text)) for text in texts]
+        unreadable = tuple(DeadLetter(text, found) for text, found in read if isinstance(found, str))
+        self.dead_letters += unreadable
+        return unreadable + self.push(*(found for _, found in read if isinstance(found, Event)), source=origin)
+
+    def restart(self) -> None:
+        """Let the online side die and start again: from its stored bytes alone, with all that was pushed sent again.
+
+        What it has applied is dropped by the offsets that are stored with the bytes, as by the pipeline: no value
+        changes.
+        """
+        self._tables = [table.restarted() for table in self._tables]
+        for name, frames in self._history.items():
+            for frame in frames:
+                self._apply_frame(name, frame)
+
     def _apply(self, source: str, events: list[PlacedEvent]) -> None:
         frame = event_frame(self._sources[source].schema, events, ingest_time_us=self._clock.now_us())
         self._history[source].append(frame)
+        self._placed[source] += events
+        self._apply_frame(source, frame)
+
+    def _apply_frame(self, source: str, frame: pl.DataFrame) -> None:
         for table in self._tables:
             if table.group.source.name == source:
-                table.apply(frame)
+                table.apply_new(frame)
 
     def _source_of(self, event: Event, source: KafkaSource | None) -> KafkaSource:
         carrying = [s for s in self._sources.values() if s.event is type(event)]
@@ -231,7 +216,7 @@ class Harness:
         columns: dict[str, FeatureColumn] = {}
         for table, (group, features) in zip(self._tables, self._features, strict=True):
             columns |= table.read(features, [_encoded(group, key)], now_us)
-        return _first_row(self._computed.added(columns, given, now_us, ServingError))
+        return first_row(self._computed.added(columns, given, now_us, ServingError))
 
     def offline(self, *, at: datetime | None = None, **given: Value) -> FeatureValues:
         """Return what a training set holds at a time, by default now: computed from history, point in time.
@@ -250,7 +235,54 @@ class Harness:
         columns: dict[str, FeatureColumn] = {}
         for group, features in self._features:
             columns |= self._point_in_time(group, features, key, at_us)
-        return _first_row(self._computed.added(columns, given, at_us, TrainingError))
+        return first_row(self._computed.added(columns, given, at_us, TrainingError))
+
+    def vector(self, **given: Value) -> dict[str, Value]:
+        """Return what a model of the service gets now, by qualified name, in the order of the service's inputs.
+
+        These are the values of `online()` and the request features; what is missing or left out is None.
+
+        Args:
+            given: as in `online`.
+
+        Raises:
+            DefinitionError: if the harness was not made of a feature service.
+            ContractError: as `online`.
+            ServingError: as `online`.
+        """
+        if self._computed.service is None:
+            msg = "vector() must be asked of a harness of a feature service, got one of feature groups"
+            raise DefinitionError(msg, hint="Harness(service, now=...)")
+        values = {**given, **self.online(**given)}
+        return {i.qualified_name: values.get(i.qualified_name) for i in self._computed.service.inputs}
+
+    def assert_no_skew(self) -> None:
+        """Check every stored feature of every entity seen: online, offline and the naive evaluator give one value now.
+
+        The naive evaluator computes from the definition alone, in plain loops: use it on hundreds of events, not on
+        millions. It does not know aggregations of your own; of these, online and offline are compared. While an event
+        is ahead of now, online and offline may differ, and each is compared with the naive evaluator.
+
+        Raises:
+            AssertionError: if values differ; it says which, of whom, and what each side says.
+        """
+        now_us = self._clock.now_us()
+        found = [
+            line
+            for table, (group, features) in zip(self._tables, self._features, strict=True)
+            for line in differences(
+                table,
+                features,
+                pl.concat(self._history[group.source.name]),
+                self._placed[group.source.name],
+                now_us,
+            )
+        ]
+        if found:
+            shown = "\n".join(f"  {line}" for line in found[:_SHOWN_DIFFERENCES])
+            more = f"\n  and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+            msg = f"{len(found)} values differ at {self.now.isoformat()}:\n{shown}{more}"
+            raise AssertionError(msg)
 
     def _point_in_time(
         self,
@@ -285,6 +317,7 @@ class _Computed:
     """The on-demand features of a service, if there is one, of one row."""
 
     def __init__(self, service: FeatureService | None) -> None:
+        self.service = service
         self.request_features = {f.name: f for f in service.request_features} if service is not None else {}
         self._on_demand = () if service is None else service.on_demand
         self._names = [] if service is None else [i.qualified_name for i in service.inputs]
@@ -312,13 +345,17 @@ def _request_column(feature: RequestFeature, value: Value) -> AnyColumn:
 
 
 def _features_by_group(
-    features: FeatureService | FeatureGroup | Iterable[FeatureGroup],
+    features: FeatureService | FeatureGroup | type | Iterable[FeatureGroup | type],
 ) -> list[tuple[FeatureGroup, tuple[Feature, ...]]]:
     if isinstance(features, FeatureService):
         found = [(group, features.features_of(group)) for group in features.groups]
     else:
-        groups = [features] if isinstance(features, FeatureGroup) else list(features)
-        found = [(group, group.features) for group in groups]
+        # To a type checker a decorated class stays a class, so `type` stands in the signature; only groups pass.
+        given = [features] if isinstance(features, FeatureGroup | type) else list(features)
+        found = [(group, group.features) for group in given if isinstance(group, FeatureGroup)]
+        if len(found) < len(given):
+            msg = f"a harness must be given feature groups, got {given!r}"
+            raise DefinitionError(msg, hint="is @fti.feature_group(...) missing?")
     names = [group.name for group, _ in found]
     if not (found or (isinstance(features, FeatureService) and features.on_demand)) or len(set(names)) < len(names):
         msg = f"a harness must be given feature groups of different names, got {names}"
@@ -363,12 +400,3 @@ def _check_request_type(feature: RequestFeature, value: Value) -> None:
 def _encoded(group: FeatureGroup, key: Mapping[str, Value]) -> str | None:
     values: list[Any] = [value for name in group.entity if (value := key[name]) is not None]
     return encode_key(values) if len(values) == len(group.entity) else None
-
-
-def _first_row(columns: Mapping[str, FeatureColumn]) -> FeatureValues:
-    statuses = {name: Status(int(column.status[0])) for name, column in columns.items()}
-    values = {
-        name: None if statuses[name] >= Status.EXPIRED else column.values[:1].tolist()[0]
-        for name, column in columns.items()
-    }
-    return FeatureValues(values, statuses)

@@ -21,7 +21,7 @@ from streamfti.definitions.events import Event
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.testing.naive_expressions import naive_row, naive_value
 
-__all__ = ["Head", "PlacedEvent", "naive_feature"]
+__all__ = ["NAIVE_KINDS", "Head", "PlacedEvent", "naive_feature"]
 
 Value = int | float | str
 
@@ -151,3 +151,6 @@ _RESULTS: Mapping[str, Callable[[Aggregation, list[Any]], Any]] = {
     "last": lambda _, values: values[-1],
     "last_n": _last_n,
 }
+
+NAIVE_KINDS = frozenset({"count", "time_since_last", *_RESULTS})
+"""The kinds of aggregation that it knows; those of users are not among them."""

@@ -26,9 +26,8 @@ _KEY = "_key"
 class OnlineTable:
     """The records of one feature group, by entity key.
 
-    Nothing is shared between two calls but bytes: each batch loads the records that it touches, merges its tiles,
-    and writes the changed slots back at their offsets, past which a record is not padded. Batches are applied once
-    each: dropping replayed ones is the pipeline's business.
+    Nothing is shared between two calls but bytes, and the offsets applied: each batch loads the records that it
+    touches, merges its tiles, and writes the changed slots back at their offsets, past which a record is not padded.
 
     Attributes:
         too_late: events that found their tile overwritten by a newer one.
@@ -39,9 +38,29 @@ class OnlineTable:
         self.layout = RecordLayout.of(group)
         self.too_late = 0
         self._records: dict[str, bytearray] = {}
+        self._next_offsets: dict[int, int] = {}
+
+    def restarted(self) -> OnlineTable:
+        """Return another table that has what this one has stored, and nothing else of it."""
+        other = OnlineTable(self.group)
+        other.too_late = self.too_late
+        other._records = {key: bytearray(record) for key, record in self._records.items()}
+        other._next_offsets = dict(self._next_offsets)
+        return other
+
+    def apply_new(self, frame: pl.DataFrame) -> None:
+        """Apply one batch, but for the events that have been applied: those below the next offset of their partition.
+
+        The events of a partition come in the order of their offsets, as from a topic.
+        """
+        places = list(frame.select("_partition", "_offset").iter_rows())
+        is_new = [offset >= self._next_offsets.get(partition, 0) for partition, offset in places]
+        self.apply(frame.filter(pl.Series(is_new, dtype=pl.Boolean)))
+        for partition, offset in places:
+            self._next_offsets[partition] = max(self._next_offsets.get(partition, 0), offset + 1)
 
     def apply(self, frame: pl.DataFrame) -> None:
-        """Apply one batch of events: an event frame of the group's source, in any order, also empty.
+        """Apply one batch of events, whatever their offsets: an event frame of the group's source, in any order.
 
         Those that its stream leaves out, and those in which a field of the entity key is null, are passed over.
         """

@@ -37,6 +37,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "streamfti.feature_pipeline.pipeline": ("grpc", "onnx", "onnxruntime", "sklearn", "lightgbm", "pandas"),
     "streamfti.training_pipeline.run": ("bytewax", "confluent_kafka", "grpc", "redis", "hiredis"),
     "streamfti.testing.harness": ("hypothesis", "pytest", "redis", "grpc", "bytewax", "confluent_kafka", "onnxruntime"),
+    "streamfti.testing.pytest_plugin": (*HEAVY, "hypothesis"),
     "streamfti.testing.naive": ("polars", "streamfti.compute"),
 }  # fmt: skip
 """What must not be in memory after a module has been imported, alone, in a fresh process."""

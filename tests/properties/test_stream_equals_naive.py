@@ -15,10 +15,15 @@ from hypothesis import strategies as st
 import streamfti as fti
 from streamfti.clock import to_us
 from streamfti.compute.entity_keys import encode_key
+from streamfti.compute.layout import RecordLayout
 from streamfti.compute.point_in_time import point_in_time
+from streamfti.compute.records import load_records, read_features
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.feature_pipeline.batch_columns import BatchColumns
+from streamfti.feature_pipeline.group_state import GroupState
+from streamfti.stores.online.keys import record_key
 from streamfti.testing.event_frames import event_frame, frame_schema
 from streamfti.testing.naive import PlacedEvent, Value, naive_feature
 from streamfti.testing.online_table import OnlineTable
@@ -275,3 +280,112 @@ def test_the_newest_event_time_is_in_the_record(group: FeatureGroup, data: st.Da
         (record,) = table.records([str(sensor)])
         assert record is not None
         assert int.from_bytes(record[:8], "little") == newest_us(own) + 1
+
+
+class Pipeline:
+    """The code that the feature pipeline and a backfill run for one group, over a store of strings.
+
+    Attributes:
+        records: what is stored, by key.
+    """
+
+    def __init__(self, group: FeatureGroup) -> None:
+        self.group = group
+        self.records: dict[bytes, bytes] = {}
+        self._applied: dict[int, int] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Start anew: what is left is what is stored, which is records and offsets."""
+        self._state = GroupState(self.group, lambda keys: [self.records.get(key) for key in keys])
+
+    def send(self, events: Sequence[PlacedEvent]) -> None:
+        """Apply a batch; what has been applied already is dropped by its offsets."""
+        frame = event_frame(readings.schema, events)
+        batch = BatchColumns.by_group(frame, [self.group])[self.group.name]
+        for key, offset, data in self._state.merge(batch, self._applied, 0).slots:
+            found = self.records.get(key, b"").ljust(offset, b"\0")
+            self.records[key] = found[:offset] + data + found[offset + len(data) :]
+        for event in events:
+            self._applied[event.partition] = max(self._applied.get(event.partition, 0), event.offset + 1)
+
+    def fill(self, log: Sequence[PlacedEvent], chunk_rows: int) -> None:
+        """Apply a log as `materialize` does: one partition after the other, in chunks, in the order of offsets."""
+        for partition in sorted({event.partition for event in log}):
+            own = [event for event in log if event.partition == partition]
+            for start in range(0, len(own), chunk_rows):
+                self.send(own[start : start + chunk_rows])
+
+    def stored(self, keys: Sequence[str | None]) -> list[bytes | None]:
+        return [None if key is None else self.records.get(record_key(self.group, key)) for key in keys]
+
+    def read(self, keys: Sequence[str | None], at_us: Sequence[int]) -> Mapping[str, FeatureColumn]:
+        layout = RecordLayout.of(self.group)
+        has_entity = np.array([key is not None for key in keys], np.bool_)
+        rows = load_records(layout, self.stored(keys))
+        return read_features(layout, self.group.features, rows, np.array(at_us, np.int64), has_entity)
+
+
+def send_all(pipeline: Pipeline, parts: Sequence[Sequence[PlacedEvent]], data: st.DataObject) -> None:
+    """Send batches; before some, the pipeline dies and starts again, and then some of what it had is sent again."""
+    before: list[PlacedEvent] = []
+    for part in parts:
+        if data.draw(st.booleans()):
+            pipeline.restart()
+            since = data.draw(st.integers(0, len(before)))
+            pipeline.send([*before[since:], *part])
+        else:
+            pipeline.send(part)
+        before += part
+
+
+@every_group
+@EXAMPLES
+@given(data=st.data())
+def test_restarts_and_replays_leave_the_bytes_of_an_undisturbed_stream(
+    group: FeatureGroup, data: st.DataObject
+) -> None:
+    events = data.draw(streams(group))
+    parts = data.draw(batches(events))
+    keys = encoded(keys_of(group, events))
+    pipeline = Pipeline(group)
+
+    send_all(pipeline, parts, data)
+
+    assert pipeline.stored(keys) == table_of(group, parts).records(keys)
+
+
+@every_group
+@EXAMPLES
+@given(data=st.data())
+def test_a_backfill_of_what_the_log_holds_and_then_the_stream_equal_the_definition(
+    group: FeatureGroup, data: st.DataObject
+) -> None:
+    events = data.draw(streams(group))
+    logged = data.draw(st.integers(0, len(events)))
+    keys = keys_of(group, events)
+    after_newest = query_times(group, events, newest_us(events) + 1)
+    at_us = data.draw(st.lists(after_newest, min_size=len(keys), max_size=len(keys)))
+    pipeline = Pipeline(group)
+
+    pipeline.fill(events[:logged], data.draw(st.integers(1, 7)))
+    since = data.draw(st.integers(0, logged))
+    send_all(pipeline, data.draw(batches(events[since:])), data)
+
+    online = pipeline.read(encoded(keys), at_us)
+    for feature in group.features:
+        expected = naive_columns(group, events, keys, at_us)[feature.qualified_name]
+        assert_equal(feature, values_of(online[feature.qualified_name]), expected)
+
+
+@pytest.mark.parametrize("group", EXACT, ids=lambda group: group.name)  # sums of floats depend on order
+@EXAMPLES
+@given(data=st.data())
+def test_a_backfill_leaves_the_bytes_of_the_stream(group: FeatureGroup, data: st.DataObject) -> None:
+    events = data.draw(streams(group))
+    keys = encoded(keys_of(group, events))
+    pipeline = Pipeline(group)
+
+    pipeline.fill(events, data.draw(st.integers(1, 7)))
+
+    assert pipeline.stored(keys) == table_of(group, data.draw(batches(events))).records(keys)

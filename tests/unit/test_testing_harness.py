@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typing_extensions import override
 
 import streamfti as fti
+from streamfti.compute.accumulators import Accumulator, Count, State
+from streamfti.compute.aggregators import Aggregator, Result
 from streamfti.compute.values import Status
 from streamfti.errors import ContractError, DefinitionError, ServingError, TrainingError
 from streamfti.testing.harness import Harness
@@ -257,3 +260,189 @@ def test_a_function_that_fails_is_an_error_of_its_side() -> None:
         h.online(card_id="c1", amount=-1.0)
     with pytest.raises(TrainingError, match="'times_usual' must not fail, got ValueError: no amount"):
         h.offline(card_id="c1", amount=-1.0)
+
+
+def test_a_restart_changes_nothing_and_what_comes_after_counts() -> None:
+    h = Harness(groups, now=NOON)
+    h.push(payment(NOON - timedelta(minutes=2)), payment(NOON - timedelta(minutes=50)), Visit(shop=1, at=NOON))
+    before = dict(h.online(card_id="c1", shop=1))
+    h.restart()
+    assert dict(h.online(card_id="c1", shop=1)) == before
+    h.push(payment(NOON - timedelta(minutes=3)))
+    assert h.online(card_id="c1").n_5m == before["CardSpend.n_5m"] + 1  # type: ignore[operator]  # a count
+    h.assert_no_skew()
+
+
+def test_a_restart_keeps_how_many_came_too_late() -> None:
+    h = Harness(card_spend, now=NOON)
+    h.push(payment(NOON))
+    h.push(payment(NOON - timedelta(seconds=340)))
+    h.restart()
+    assert h.too_late == 1
+
+
+def test_a_vector_is_in_the_order_of_the_service() -> None:
+    service = fti.FeatureService(
+        "v", [card_spend.n["5m"], fti.request("amount", float), times_usual], groups=[card_spend]
+    )
+    h = Harness(service, now=NOON)
+    h.push(payment(NOON - timedelta(minutes=1), cents=30))
+    assert list(h.vector(card_id="c1", amount=60.0).items()) == [
+        ("CardSpend.n_5m", 1),
+        ("amount", 60.0),
+        ("times_usual", 2.0),
+    ]
+    assert list(h.vector(card_id="nobody").values()) == [0, None, None]
+    with pytest.raises(DefinitionError, match="must be asked of a harness of a feature service"):
+        Harness(card_spend, now=NOON).vector(card_id="c1")
+
+
+def test_json_is_read_as_from_a_topic() -> None:
+    h = Harness(card_spend, now=NOON)
+    good = '{"card_id": "c1", "shop": null, "amount": 1, "cents": 100, "at": "2026-01-01T11:59:00Z", "more": true}'
+    early = good.replace("2026", "2027")
+    bad = good.replace("100", '"100"')
+    letters = h.push_json(good, bad, early, "{")
+    assert [letter.event for letter in letters[:2]] == [bad, "{"]
+    assert letters[0].reason == 'Payment.cents must be int64, got "100"'
+    assert letters[1].reason.startswith("a message must be a JSON object, got ")
+    assert "ahead of the broker's time" in letters[2].reason
+    assert h.dead_letters == list(letters)
+    assert h.online(card_id="c1").spend_1h == h.offline(card_id="c1").spend_1h == 100
+
+
+def test_json_of_several_sources_must_name_one() -> None:
+    h = Harness(groups, now=NOON)
+    with pytest.raises(
+        DefinitionError, match=r"JSON must be pushed to one source, got the sources \['payments', 'visits'\]"
+    ):
+        h.push_json("{}")
+    assert h.push_json('{"shop": 3, "at": 1767268800000000}', source=visits) == ()
+
+
+def test_no_skew_is_seen_where_there_is_none() -> None:
+    h = Harness(groups, now=NOON)
+    h.assert_no_skew()
+    h.push(*(payment(NOON - timedelta(minutes=7 * i), f"c{i % 3}", i % 2 or None, i - 5) for i in range(12)))
+    h.assert_no_skew()
+    h.push(payment(NOON + timedelta(seconds=20)))  # counts online at once
+    h.assert_no_skew()
+    h.advance("30m")
+    h.assert_no_skew()
+
+
+def test_skew_is_told_with_what_each_side_says() -> None:
+    h = Harness(card_spend, now=NOON)
+    h.push(payment(NOON - timedelta(minutes=9), cents=7))
+    h._tables[0].apply(h._history["payments"][-1])  # a batch that was applied twice
+    with pytest.raises(AssertionError) as caught:
+        h.assert_no_skew()
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "2 values differ at 2026-01-01T12:00:00+00:00:"
+    assert lines[1:] == [
+        "  CardSpend.n_1h of card_id='c1': online 2, offline 1, by definition 1",
+        "  CardSpend.spend_1h of card_id='c1': online 14, offline 7, by definition 7",
+    ]
+
+
+def test_skew_of_what_is_ahead_of_the_clock_is_seen_too() -> None:
+    h = Harness(card_spend, now=NOON)
+    h.push(payment(NOON + timedelta(seconds=9), cents=7))
+    h._tables[0].apply(h._history["payments"][-1])
+    with pytest.raises(
+        AssertionError, match="online 14, offline 0, by definition, with what is ahead 7, by definition 0"
+    ):
+        h.assert_no_skew()
+
+
+def test_many_differences_are_counted() -> None:
+    h = Harness(card_spend, now=NOON)
+    h.push(*(payment(NOON - timedelta(minutes=1), f"c{i}") for i in range(20)))
+    h._tables[0].apply(h._history["payments"][-1])
+    with pytest.raises(AssertionError, match=r"(?s)^60 values differ .*\n  and 50 more$"):
+        h.assert_no_skew()
+
+
+class Doubled(Aggregator):
+    """Twice the count: whole numbers, of which a feature of floats is made."""
+
+    kind = "doubled_in_a_harness"
+
+    @property
+    @override
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return (Count.of(self.operand),)
+
+    @override
+    def result(self, state: State, query_time_us: NDArray[np.int64]) -> Result:
+        values = state[self.accumulators[0].name]
+        return 2 * values, values > 0
+
+
+@fti.feature_group(source=payments, entity="card_id")
+class Own:
+    twice = fti.aggregate(Doubled, Payment.cents).over("5m", "1h", default=0.5)
+
+
+def test_an_aggregation_of_your_own_is_compared_online_and_offline() -> None:
+    h = Harness(Own, now=NOON)
+    h.push(payment(NOON - timedelta(minutes=9), cents=7))
+    for values in (h.online(card_id="c1"), h.offline(card_id="c1")):
+        assert (values.twice_1h, values.twice_5m) == (2.0, 0.5)
+        assert isinstance(values.twice_1h, float)
+    h.assert_no_skew()
+    h._tables[0].apply(h._history["payments"][-1])
+    with pytest.raises(AssertionError, match=r"Own.twice_1h of card_id='c1': online 4.0, offline 2.0$"):
+        h.assert_no_skew()
+
+
+@fti.feature_group(source=payments, entity="card_id")
+class Kinds:
+    spread = fti.variance(Payment.amount).over("1h")
+    usual = fti.stddev(Payment.cents).over("1h", default=0.0)
+    opening = fti.first(Payment.cents).over("1h")
+    recent = fti.last_n(Payment.cents, 2).over("1h", default=-1)
+    ever = fti.sum(Payment.cents).lifetime(expires_after="2h")
+    seen = fti.time_since_last(expires_after="30m")
+    large = fti.count(where=Payment.cents > 10).over("5m")
+
+
+def test_every_kind_of_value_and_status_is_compared() -> None:
+    h = Harness(Kinds, now=NOON)
+    h.push(*(payment(NOON - timedelta(minutes=11 * i), f"c{i % 2}", cents=10 * i) for i in range(9)))
+    for step in ("1m", "29m", "31m", "2h"):
+        h.assert_no_skew()
+        h.restart()
+        h.advance(step)
+    values = h.online(card_id="c0")
+    assert values.status("ever") is values.status("seen") is Status.EXPIRED
+    assert (values.ever, values.seen, values.usual_1h) == (None, None, 0.0)
+    h.assert_no_skew()
+
+
+def test_a_class_that_is_no_group_is_refused() -> None:
+    with pytest.raises(
+        DefinitionError, match=r"a harness must be given feature groups, got \[.*Payment.*is @fti.feature"
+    ):
+        Harness(Payment, now=NOON)
+
+
+card_payments = payments.derive(large=Payment.cents > 100).where(Payment.shop.is_null())  # type: ignore[union-attr]
+
+
+@fti.feature_group(source=card_payments, entity="large")
+class OnlineShops:
+    n = fti.count().over("1h")
+    spend = fti.sum(Payment.cents).over("1h", default=0)
+
+
+def test_features_of_a_stream_see_what_the_stream_lets_through() -> None:
+    h = Harness(OnlineShops, now=NOON)
+    at = NOON - timedelta(minutes=1)
+    h.push(payment(at, shop=None, cents=500), payment(at, shop=None, cents=5), payment(at, shop=1, cents=700))
+    assert h.online(large=True).spend_1h == h.offline(large=True).spend_1h == 500
+    h.restart()
+    h.assert_no_skew()
+    h._tables[0].apply(h._history["payments"][-1])
+    with pytest.raises(AssertionError, match="4 values differ"):
+        h.assert_no_skew()

@@ -1,0 +1,90 @@
+"""Whether the sides of one feature group agree: its online bytes, its history, and the definition itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from streamfti.clock import to_us
+from streamfti.compute.entity_keys import encode_key
+from streamfti.compute.expressions import evaluate
+from streamfti.compute.point_in_time import point_in_time
+from streamfti.compute.transformations import transformed
+from streamfti.compute.values import FeatureColumn, Status
+from streamfti.definitions.aggregations import Feature
+from streamfti.testing.feature_values import Value
+from streamfti.testing.naive import NAIVE_KINDS, Head, PlacedEvent, naive_feature
+from streamfti.testing.online_table import OnlineTable
+
+__all__ = ["differences"]
+
+_RELATIVE = 1e-9
+_ABSOLUTE = 1e-7
+"""Of the largest number aggregated: the square root, which a standard deviation is, of what sums are off by."""
+
+
+def differences(
+    table: OnlineTable, features: Sequence[Feature], history: pl.DataFrame, events: Sequence[PlacedEvent], now_us: int
+) -> Iterator[str]:
+    """Iterate over the values on which the sides do not agree, each as a line that says what each side says.
+
+    Args:
+        table: the online side.
+        features: of its group.
+        history: all events applied, as a frame of the group's source.
+        events: the same events, in the same order.
+        now_us: the query time.
+    """
+    group = table.group
+    seen = transformed(group.stream, history)
+    keys = seen.select(group.entity).drop_nulls().unique(maintain_order=True)
+    if keys.is_empty():
+        return
+    at_us = np.full(keys.height, now_us, np.int64)
+    online = table.read(features, [encode_key(key) for key in keys.iter_rows()], at_us)
+    offline = point_in_time(group, features, seen, keys, at_us)
+    largest = {feature.name: _largest(feature, seen) for feature in features}
+    is_settled = all(to_us(e.event.values()[group.source.schema.event_time]) < now_us for e in events)
+    for row, key in enumerate(keys.iter_rows(named=True)):
+        for feature in features:
+            sides = {"online": _told(online, feature, row), "offline": _told(offline, feature, row)}
+            if feature.aggregation.kind in NAIVE_KINDS:
+                heads: list[Head] = ["query_time"] if is_settled else ["applied", "query_time"]
+                for head in heads:
+                    name = "by definition" if head == "query_time" else "by definition, with what is ahead"
+                    sides[name] = naive_feature(feature, group, events, key, now_us, head=head)
+            if not _do_agree(feature, sides, largest[feature.name], is_settled=is_settled):
+                told = ", ".join(f"{side} {value!r}" for side, value in sides.items())
+                yield f"{feature.qualified_name} of {', '.join(f'{k}={v!r}' for k, v in key.items())}: {told}"
+
+
+def _do_agree(feature: Feature, sides: Mapping[str, Value], largest: float, *, is_settled: bool) -> bool:
+    online, offline, *naive = sides.values()
+    pairs = [(offline, value) for value in naive[-1:]]
+    pairs.append((online, offline) if is_settled else (online, naive[0] if naive else online))
+    within = _ABSOLUTE * (largest**2 if feature.aggregation.kind == "variance" else largest)
+    return all(_are_equal(one, other, within) for one, other in pairs)
+
+
+def _are_equal(one: Value, other: Value, within: float) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_RELATIVE, abs_tol=within)
+    return type(one) is type(other) and one == other
+
+
+def _told(columns: Mapping[str, FeatureColumn], feature: Feature, row: int) -> Value:
+    column = columns[feature.qualified_name]
+    value: Value = column.values[row : row + 1].tolist()[0]
+    return None if column.status[row] >= Status.EXPIRED else value
+
+
+def _largest(feature: Feature, events: pl.DataFrame) -> float:
+    """Return the largest number that is aggregated: what rounding is relative to."""
+    operand = feature.aggregation.operand
+    if operand is None or not operand.type.dtype.is_numeric:
+        return 0.0
+    largest = evaluate(operand, events).cast(pl.Float64).abs().max()
+    return largest if isinstance(largest, float) else 0.0
