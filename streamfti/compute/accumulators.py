@@ -5,7 +5,8 @@ numpy only, columnar. Those that need more than a ufunc are in `ordered`, `momen
 An accumulator is a commutative monoid over the events of one entity: `zero` is its identity, `add` makes states
 from runs of events, `merge` combines two states, and `reduce` folds the states of many tiles. Nothing else in the
 package adds events up. A state is a mapping from column name to array; every column is 8 bytes wide, as its slots
-in the online store are. Several features share an accumulator: `mean` needs the `sum` and `count` that others keep.
+in the online store are, or of bytes of any length (`serialized`). Several features share an accumulator: `mean` needs
+the `sum` and `count` that others keep.
 """
 
 from __future__ import annotations
@@ -48,7 +49,12 @@ _INT64_MAX = np.iinfo(np.int64).max
 
 
 def numpy_dtype(operand: Expression) -> np.dtype[Any]:
-    """Return the little-endian type in which values are accumulated: booleans as 0 and 1, decimals unscaled."""
+    """Return the little-endian type in which values are accumulated: booleans as 0 and 1, decimals unscaled.
+
+    Strings are objects: `str` among the operands of events.
+    """
+    if operand.type.dtype is DType.STRING:
+        return np.dtype(np.object_)
     return np.dtype("<f8" if operand.type.dtype is DType.FLOAT64 else "<i8")
 
 
@@ -67,6 +73,10 @@ class FieldColumn:
     def take(self, places: NDArray[np.int64]) -> FieldColumn:
         """Return the values at some places, in their order."""
         return FieldColumn(self.values[places], None if self.valid is None else self.valid[places])
+
+    def between(self, start: int, stop: int) -> FieldColumn:
+        """Return a run of the values; they share their memory."""
+        return FieldColumn(self.values[start:stop], None if self.valid is None else self.valid[start:stop])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,15 @@ class EventColumns:
 
     def __len__(self) -> int:
         return len(self.entity)
+
+    def between(self, start: int, stop: int) -> EventColumns:
+        """Return a run of the events; they share their memory."""
+        return EventColumns(
+            self.entity[start:stop],
+            self.event_time_us[start:stop],
+            self.position[start:stop],
+            {name: column.between(start, stop) for name, column in self.fields.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +145,7 @@ class Accumulator(ABC):
     @property
     @abstractmethod
     def columns(self) -> Mapping[str, np.dtype[Any]]:
-        """Names and 8-byte types of the state's columns, in stored order."""
+        """Names and types of the state's columns, in stored order: of 8 bytes each, or all of them objects."""
 
     @property
     def alike(self) -> Hashable:

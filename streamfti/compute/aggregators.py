@@ -31,6 +31,7 @@ from streamfti.compute.accumulators import (
 from streamfti.compute.agreement import columns_agree, rounding, spread
 from streamfti.compute.moments import Moments
 from streamfti.compute.ordered import First, Last, LastN
+from streamfti.compute.ordered_texts import FirstText, LastNText, LastText
 from streamfti.compute.unscaled import nearest_float64
 from streamfti.definitions.aggregations import Aggregation
 from streamfti.definitions.dtypes import DType
@@ -276,10 +277,12 @@ class _OfEdge(Aggregator):
     """The first or the last value."""
 
     edge: ClassVar[type[First | Last]]
+    text_edge: ClassVar[type[FirstText | LastText]]
 
     def __init__(self, aggregation: Aggregation) -> None:
         super().__init__(aggregation)
-        self._edge = self.edge(self.operand)
+        is_text = self.operand.type.dtype is DType.STRING
+        self._edge = self.text_edge(self.operand) if is_text else self.edge(self.operand)
 
     @property
     @override
@@ -288,17 +291,21 @@ class _OfEdge(Aggregator):
 
     @override
     def result(self, state: State, query_time_us: Times) -> Result:
+        if isinstance(self._edge, FirstText | LastText):
+            return self._edge.texts(state)
         return _unscaled(self.operand, state[self._edge.name]), self._edge.is_present(state)
 
 
 class _Latest(_OfEdge):
     kind = "last"
     edge = Last
+    text_edge = LastText
 
 
 class _Earliest(_OfEdge):
     kind = "first"
     edge = First
+    text_edge = FirstText
 
 
 class _LatestOfSeveral(Aggregator):
@@ -306,7 +313,8 @@ class _LatestOfSeveral(Aggregator):
 
     def __init__(self, aggregation: Aggregation) -> None:
         super().__init__(aggregation)
-        self._last_n = LastN(self.operand, int(aggregation.parameter("n")))
+        n, is_text = int(aggregation.parameter("n")), self.operand.type.dtype is DType.STRING
+        self._last_n = LastNText(self.operand, n) if is_text else LastN(self.operand, n)
         self._place = int(aggregation.output) - 1
 
     @property
@@ -316,6 +324,8 @@ class _LatestOfSeveral(Aggregator):
 
     @override
     def result(self, state: State, query_time_us: Times) -> Result:
+        if isinstance(self._last_n, LastNText):
+            return self._last_n.texts(state, self._place)
         values = state[self._last_n.values[self._place]]
         present = state[self._last_n.times[self._place]] > np.iinfo(np.int64).min
         return _unscaled(self.operand, values), np.asarray(present)

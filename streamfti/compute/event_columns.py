@@ -121,8 +121,9 @@ def event_columns(
 def _column(series: pl.Series, operand: Expression) -> FieldColumn:
     if operand.type.dtype is DType.DECIMAL:
         series = series.to_physical().cast(pl.Int64)  # unscaled; a precision of 18 digits fits
+    dtype = numpy_dtype(operand)
     if series.null_count() == 0:
-        return FieldColumn(series.to_numpy().astype(numpy_dtype(operand), copy=False))
-    filled = series.fill_null(False if operand.type.dtype is DType.BOOL else 0)
-    numbers: NDArray[Any] = filled.to_numpy().astype(numpy_dtype(operand), copy=False)
-    return FieldColumn(numbers, series.is_not_null().to_numpy())
+        return FieldColumn(series.to_numpy().astype(dtype, copy=False))
+    nothing = "" if operand.type.dtype is DType.STRING else False if operand.type.dtype is DType.BOOL else 0
+    filled: NDArray[Any] = series.fill_null(nothing).to_numpy().astype(dtype, copy=False)
+    return FieldColumn(filled, series.is_not_null().to_numpy())

@@ -12,16 +12,18 @@ starts, because zeros, with which Redis pads a string, must read as an empty slo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from streamfti.compute.accumulators import Accumulator
 from streamfti.compute.aggregators import aggregator
+from streamfti.compute.serialized import SerializedAccumulator
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.windows import LIFETIME, Window
+from streamfti.errors import DefinitionError
 
 __all__ = ["HEADER_BYTES", "NEWEST_END", "TILE_END", "RecordLayout", "Ring"]
 
@@ -39,12 +41,14 @@ class Ring:
         n_slots: how many tiles it keeps.
         accumulators: what a tile holds, by name, in stored order.
         offset_bytes: where it begins in the record.
+        serialized: what a tile holds beside that in the side record, by name, in stored order.
     """
 
     hop_us: int
     n_slots: int
     accumulators: Mapping[str, Accumulator]
     offset_bytes: int
+    serialized: Mapping[str, SerializedAccumulator] = field(default_factory=dict)
 
     @property
     def is_lifetime(self) -> bool:
@@ -103,6 +107,11 @@ class RecordLayout:
         """The size of a record whose rings are all in use: the most that an entity takes in the store."""
         return self.dtype.itemsize
 
+    @property
+    def has_side_record(self) -> bool:
+        """Whether entities have state of any length, in a string of its own."""
+        return any(ring.serialized for ring in self.rings)
+
     def ring_of(self, feature: Feature) -> Ring:
         """Return the ring that a feature's window is read from."""
         return next(r for r in self.rings if r.hop_us == feature.window.hop_us)
@@ -115,11 +124,21 @@ def _rings(features: Iterable[Feature], max_future_skew_us: int) -> Iterable[Rin
     offset_bytes = HEADER_BYTES
     for hop_us, members in sorted(by_hop.items()):
         longest = max((f.window for f in members), key=lambda window: window.length_us)
-        accumulators = {a.name: a for f in members for a in aggregator(f.aggregation).accumulators}
+        accumulators = {a.name: a for f in members for a in _accumulators(f)}
         by_name = dict(sorted(accumulators.items()))  # not by the order of features, which means nothing
-        ring = Ring(hop_us, _n_slots(longest, max_future_skew_us), by_name, offset_bytes)
+        serialized = {name: a for name, a in by_name.items() if isinstance(a, SerializedAccumulator)}
+        fixed = {name: a for name, a in by_name.items() if name not in serialized}
+        ring = Ring(hop_us, _n_slots(longest, max_future_skew_us), fixed, offset_bytes, serialized)
         offset_bytes += ring.n_bytes
         yield ring
+
+
+def _accumulators(feature: Feature) -> tuple[Accumulator, ...]:
+    found = aggregator(feature.aggregation).accumulators
+    if len({isinstance(a, SerializedAccumulator) for a in found}) > 1:
+        msg = f"the accumulators of {feature.aggregation} must all be of fixed width or all serialized, got {found}"
+        raise DefinitionError(msg)
+    return found
 
 
 def _n_slots(window: Window, max_future_skew_us: int) -> int:

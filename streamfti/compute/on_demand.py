@@ -87,11 +87,11 @@ class OnDemandPlan:
             if all(wanted in given for wanted in step.inputs):
                 arguments = [given[wanted] for wanted in step.inputs]
                 found.features[name] = evaluate_function(step.feature, arguments, n_rows, self._failure)
-                found.columns[name] = _model_column(found.features[name])
+                found.columns[name] = found.features[name].model_column()
                 given[name] = sealed(found.columns[name])
             else:
                 found.features[name] = no_values(step.feature, n_rows)
-                found.columns[name] = _model_column(found.features[name])
+                found.columns[name] = found.features[name].model_column()
         return found
 
     def check_row_wise(
@@ -193,14 +193,6 @@ def is_missing(column: FeatureColumn) -> NDArray[np.bool_]:
 
 def _column_name(item: OnDemandInput) -> str | None:
     return None if isinstance(item, QueryTimeInput) else item.qualified_name
-
-
-def _model_column(column: FeatureColumn) -> AnyColumn:
-    """Return a feature as models and functions take it."""
-    is_text = column.values.dtype == np.object_
-    values = column.values.copy() if is_text else column.values.astype(np.float64)
-    values[is_missing(column)] = None if is_text else np.nan
-    return values
 
 
 def _bits(column: FeatureColumn) -> tuple[object, bytes]:

@@ -3,7 +3,7 @@
 Every window is a run of its entity's sorted events: from the first with `event_time >= floor(q - W, h)` to the last
 with `event_time < q`. The state of a run comes from a segment tree whose only operation is the accumulator's own
 `merge`: O(log n) merges a query, vectorised over all queries, exact wherever `merge` is, and without the
-cancellation of prefix sums.
+cancellation of prefix sums. State of any length goes another way: `serialized_history`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import Accumulator, EventColumns, State
-from streamfti.compute.aggregators import aggregator
+from streamfti.compute.aggregators import Aggregator, Result, aggregator
 from streamfti.compute.event_columns import event_columns, operands_of
+from streamfti.compute.serialized import SerializedAccumulator, objects
+from streamfti.compute.serialized_history import serialized_states
 from streamfti.compute.values import NO_EVENT, FeatureColumn, feature_column
 from streamfti.definitions.aggregations import Feature
+from streamfti.definitions.dtypes import DType
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.windows import Window
 
@@ -57,8 +60,13 @@ def point_in_time(
     windows: dict[Window, tuple[AnyArray, AnyArray]] = {}
     states: dict[tuple[Window, str], State] = {}
     trees: dict[str, _MergeTree] = {}
+    results = _serialized_results(features, index, query_time_us, head_us)
     columns: dict[str, FeatureColumn] = {}
     for feature in features:
+        if feature.qualified_name in results:
+            found = results[feature.qualified_name]
+            columns[feature.qualified_name] = feature_column(feature, *found, age_us, index.has_entity)
+            continue
         kind = aggregator(feature.aggregation)
         state: dict[str, AnyArray] = {}
         for accumulator in kind.accumulators:
@@ -73,6 +81,36 @@ def point_in_time(
         values, present = kind.result(state, query_time_us)
         columns[feature.qualified_name] = feature_column(feature, values, present, age_us, index.has_entity)
     return columns
+
+
+def _serialized_results(
+    features: Sequence[Feature],
+    index: EventIndex,
+    query_time_us: NDArray[np.int64],
+    head_us: NDArray[np.int64] | None,
+) -> dict[str, Result]:
+    """Return the values of the features that are made of state of any length, by qualified name."""
+    by_window: dict[Window, list[tuple[Feature, Aggregator, list[SerializedAccumulator]]]] = {}
+    for feature in features:
+        kind = aggregator(feature.aggregation)
+        serialized = [a for a in kind.accumulators if isinstance(a, SerializedAccumulator)]
+        if serialized:
+            by_window.setdefault(feature.window, []).append((feature, kind, serialized))
+    results = {f.qualified_name: _no_results(f, len(query_time_us)) for of in by_window.values() for f, *_ in of}
+    for window, members in by_window.items():
+        accumulators = list({a.name: a for _, _, serialized in members for a in serialized}.values())
+        runs = index.runs(window, query_time_us, head_us)
+        for queries, state in serialized_states(accumulators, index.events, window.hop_us, *runs):
+            for feature, kind, _ in members:
+                values, present = results[feature.qualified_name]
+                values[queries], present[queries] = kind.result(state, query_time_us[queries])
+    return results
+
+
+def _no_results(feature: Feature, n: int) -> Result:
+    if feature.dtype is DType.STRING:
+        return objects([""] * n), np.zeros(n, np.bool_)
+    return np.zeros(n, np.float64 if feature.dtype is DType.FLOAT64 else np.int64), np.zeros(n, np.bool_)
 
 
 class EventIndex:

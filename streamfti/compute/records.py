@@ -31,12 +31,14 @@ class WrittenTiles:
         rows: int64[n], the record of each slot.
         offsets_bytes: int64[n], where the slot begins in its record.
         slots: structured[n], the new content.
+        kept: bool[n_tiles]: false where a tile was too late.
         too_late: events whose tile has been overwritten already; they were not applied.
     """
 
     rows: NDArray[np.int64]
     offsets_bytes: NDArray[np.int64]
     slots: AnyArray
+    kept: NDArray[np.bool_]
     too_late: int
 
 
@@ -76,7 +78,7 @@ def merge_tiles(records: AnyArray, ring: Ring, tiles: Tiles) -> WrittenTiles:
         for name, column in new.items():
             merged[name] = np.where(same, both[name], column)
     view[rows, slot] = merged
-    return WrittenTiles(rows, ring.offset_bytes + slot * ring.slot_bytes, merged, too_late)
+    return WrittenTiles(rows, ring.offset_bytes + slot * ring.slot_bytes, merged, keep, too_late)
 
 
 def read_features(
@@ -85,6 +87,7 @@ def read_features(
     records: AnyArray,
     query_time_us: NDArray[np.int64],
     has_entity: NDArray[np.bool_] | None = None,
+    side: Sequence[bytes | None] = (),
 ) -> dict[str, FeatureColumn]:
     """Return features of one group from n records as of n query times, by qualified name.
 
@@ -96,7 +99,9 @@ def read_features(
         records: structured[n], from `load_records`.
         query_time_us: int64[n].
         has_entity: bool[n]: false where the request names no entity, which makes all its features missing.
+        side: the n side records, needed if one of the features is made of them.
     """
     reader = WindowReader([(layout, features)])
     rows = np.ascontiguousarray(records).view("<i8").reshape(len(records), layout.record_bytes // 8)
-    return reader.read(rows, query_time_us, None if has_entity is None else has_entity[:, np.newaxis]).by_name()
+    named = None if has_entity is None else has_entity[:, np.newaxis]
+    return reader.read(rows, query_time_us, named, side if reader.side_parts else ()).by_name()

@@ -6,6 +6,8 @@ One sort by (entity, event time, position) serves every ring: within an entity, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +45,8 @@ def build_tiles(events: EventColumns, ring: Ring) -> Tiles:
     starts = _run_starts(events.entity, tile)
     rows, index = events.entity[starts], tile[starts]
     n_events = np.diff(starts, append=len(events))
-    state: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {}
-    for accumulator in ring.accumulators.values():
+    state: dict[str, NDArray[Any]] = {}
+    for accumulator in chain(ring.accumulators.values(), ring.serialized.values()):
         state |= accumulator.add(events, starts)
     tiles = Tiles(rows, (index + 1) * ring.hop_us, n_events, state)
     if len(index) and int(index.max() - index.min()) >= ring.n_slots:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from streamfti.compute.accumulators import EventColumns
 from streamfti.compute.layout import NEWEST_END, RecordLayout
 from streamfti.compute.records import load_records, merge_tiles
+from streamfti.compute.side_records import RingTiles, merge_side_records
 from streamfti.compute.tiles import build_tiles
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.feature_pipeline.batch_columns import BatchColumns
-from streamfti.stores.online.keys import progress_key, record_prefix
+from streamfti.stores.online.keys import progress_key, record_prefix, side_prefix
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.slot_writes import SlotWrites
+from streamfti.stores.online.slot_writes import SideWrite, SlotWrites
 
 __all__ = ["GroupChange", "GroupState", "progress_after"]
 
@@ -43,6 +44,7 @@ class GroupChange:
     newest_event_time_us: Mapping[int, int]
     """By partition: the highest event time of the batch."""
     newest_ingest_time_us: Mapping[int, int]
+    side: Sequence[SideWrite] = ()
 
 
 class GroupState:
@@ -51,7 +53,8 @@ class GroupState:
     Args:
         group: the group.
         read: reads records by key from the online store.
-        cache_bytes: about so much memory is used for records and their keys at most; at least one batch's.
+        cache_bytes: about so much memory is used for records and their keys at most, and as much for side records; at
+            least one batch's.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class GroupState:
         self._read = read
         self._limit = max(1, cache_bytes // (self.layout.record_bytes + _ENTRY_BYTES))
         self._expiry_ms = None if group.retention_us is None else _expiry_us(group, group.retention_us) // 1000
-        self._prefix = record_prefix(group)
+        self._prefix, self._side_prefix = record_prefix(group), side_prefix(group)
+        self._side = _SideCache(cache_bytes) if self.layout.has_side_record else None
         self._rows: dict[str, int] = {}
         self._records = np.zeros(0, self.layout.dtype)
         self._keys: list[bytes] = []
@@ -91,30 +95,57 @@ class GroupState:
         places = batch.not_applied(self.group, applied)
         slots = SlotWrites()
         expiries: dict[bytes, int] = {}
+        side: list[SideWrite] = []
         tiles = too_late = 0
         if len(places):
             keys = batch.keys[self.group.name]
             rows, touched = self._locate([str(keys[place]) for place in places.tolist()], now_us)
             events = batch.sorted_by(rows, places, self.group)
-            for ring in self.layout.rings:
-                written = merge_tiles(self._records, ring, build_tiles(events, ring))
+            batch_tiles: list[RingTiles] = []
+            for number, ring in enumerate(self.layout.rings):
+                of_ring = build_tiles(events, ring)
+                written = merge_tiles(self._records, ring, of_ring)
+                batch_tiles.append(RingTiles(number, of_ring, written.kept))
                 self._add_writes(slots, written.rows, written.offsets_bytes, written.slots)
                 tiles += len(written.rows)
                 too_late += written.too_late
+            side = self._merge_side(batch_tiles)
             due = self._due(touched, now_us)
             self._add_header_writes(slots, events, due)
             if self._expiry_ms is not None:
-                expiries = dict.fromkeys((self._keys[row] for row in due.tolist()), self._expiry_ms)
-        return GroupChange(slots, expiries, tiles, too_late, batch.newest_event_time_us, batch.newest_ingest_time_us)
+                expiries = self._expiries(due.tolist(), self._expiry_ms)
+        return GroupChange(
+            slots, expiries, tiles, too_late, batch.newest_event_time_us, batch.newest_ingest_time_us, side
+        )
+
+    def _merge_side(self, batch: Sequence[RingTiles]) -> list[SideWrite]:
+        """Merge tiles into the cached side records, and return those that changed."""
+        if self._side is None:
+            return []
+        changed = merge_side_records(self.layout, self._side.get, batch)
+        for row, data in changed.items():
+            self._side.put(row, data)
+        return [SideWrite(self._side_key(row), data, self._expiry_ms) for row, data in changed.items()]
+
+    def _side_key(self, row: int) -> bytes:
+        return self._side_prefix + self._keys[row].removeprefix(self._prefix)
+
+    def _expiries(self, due: Sequence[int], expiry_ms: int) -> dict[bytes, int]:
+        """Return when the records that are due expire, and their side records with them."""
+        keys = [self._keys[row] for row in due]
+        if self._side is not None:
+            keys += [self._side_key(row) for row in due if self._side.get(row)]
+        return dict.fromkeys(keys, expiry_ms)
 
     def _locate(self, keys: Sequence[str], now_us: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the row of each event's record, and the rows touched; records not cached are read back."""
         texts = list(dict.fromkeys(keys))
         missing = [text for text in texts if text not in self._rows]
+        full = len(self._rows) + len(missing) > self._limit
+        if (full and missing) or (self._side is not None and self._side.is_full):
+            self._forget()
+            missing = texts
         if missing:
-            if len(self._rows) + len(missing) > self._limit:
-                self._forget()
-                missing = texts
             self._load(missing)
         touched = np.fromiter((self._rows[text] for text in texts), np.int64, len(texts))
         self._read_back_idle(touched, now_us)
@@ -127,23 +158,36 @@ class GroupState:
         renewed_us = self._renewed_us[touched]
         idle = touched[(renewed_us > 0) & (now_us - renewed_us >= self.group.retention_us)]
         if len(idle):
-            self._records[idle] = load_records(self.layout, self._read([self._keys[row] for row in idle.tolist()]))
+            self._records[idle] = np.zeros((), self.layout.dtype)
+            self._read_rows(idle.tolist())
+
+    def _read_rows(self, rows: Sequence[int]) -> None:
+        """Read what the store holds of some rows, which are empty, in one read."""
+        keys = [self._keys[row] for row in rows]
+        if self._side is not None:
+            keys += [self._side_key(row) for row in rows]
+        found = self._read(keys)
+        there = [(row, record) for row, record in zip(rows, found, strict=False) if record is not None]
+        if there:  # memory of zeros that nothing is written to costs nothing
+            places, records = zip(*there, strict=True)
+            self._records[list(places)] = load_records(self.layout, records)
+        if self._side is not None:
+            for row, data in zip(rows, found[len(rows) :], strict=True):
+                self._side.put(row, data or b"")
 
     def _forget(self) -> None:
         self._rows.clear()
         self._keys.clear()
         self._records = np.zeros(0, self.layout.dtype)
         self._renewed_us = np.zeros(0, np.int64)
+        if self._side is not None:
+            self._side.clear()
 
     def _load(self, texts: Sequence[str]) -> None:
         first = len(self._keys)
-        keys = [self._prefix + text.encode() for text in texts]
-        self._grow(first + len(keys))
-        found = [(i, record) for i, record in enumerate(self._read(keys), start=first) if record is not None]
-        if found:
-            places, records = zip(*found, strict=True)
-            self._records[list(places)] = load_records(self.layout, records)
-        self._keys += keys
+        self._keys += [self._prefix + text.encode() for text in texts]
+        self._grow(len(self._keys))
+        self._read_rows(range(first, len(self._keys)))
         self._rows.update(zip(texts, range(first, first + len(texts)), strict=True))
 
     def _grow(self, n: int) -> None:
@@ -183,6 +227,31 @@ class GroupState:
         due = touched[age_us > self.group.retention_us // _REFRESH_SHARE]
         self._renewed_us[due] = now_us
         return due
+
+
+class _SideCache:
+    """The side records of cached rows, by row; one that is empty stands for none."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._records: dict[int, bytes] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether they take more than they may."""
+        return self._bytes > self._max_bytes
+
+    def get(self, row: int) -> bytes:
+        return self._records.get(row, b"")
+
+    def put(self, row: int, data: bytes) -> None:
+        self._bytes += len(data) - len(self.get(row))
+        self._records[row] = data
+
+    def clear(self) -> None:
+        self._records.clear()
+        self._bytes = 0
 
 
 def _expiry_us(group: FeatureGroup, retention_us: int) -> int:

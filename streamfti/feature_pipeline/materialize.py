@@ -158,7 +158,7 @@ class _Filler:
 
     def _commit(self, next_offsets: Mapping[int, int], change: GroupChange, now_us: int) -> None:
         progress = progress_after(self._group, self._progress, next_offsets, change, now_us)
-        self._writer.commit(change.slots, change.expiries_ms, progress)
+        self._writer.commit(change.slots, change.expiries_ms, progress, change.side)
         self._progress |= progress
 
 

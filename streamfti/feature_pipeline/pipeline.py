@@ -33,7 +33,7 @@ from streamfti.stores.online.keys import progress_key
 from streamfti.stores.online.meaning import register_group
 from streamfti.stores.online.progress import Progress
 from streamfti.stores.online.redis_store import OnlineWriter
-from streamfti.stores.online.slot_writes import SlotWrites
+from streamfti.stores.online.slot_writes import SideWrite, SlotWrites
 
 __all__ = ["FeaturePipeline", "LogPolicy", "start_positions"]
 
@@ -183,6 +183,7 @@ class FeaturePipeline:
         began = self._clock.monotonic()
         now_us = self._clock.now_us()
         slots = SlotWrites()
+        side: list[SideWrite] = []
         expiries: dict[bytes, int] = {}
         progress: dict[bytes, Progress] = {}
         for groups in self._families[batch.source.name]:
@@ -194,12 +195,13 @@ class FeaturePipeline:
                 state = self._states[group.name, group.version]
                 change = state.merge(columns[group.name], self._applied_offsets(group), now_us)
                 slots.extend(change.slots)
+                side += change.side
                 expiries |= change.expiries_ms
                 progress |= progress_after(group, self._applied, news, change, now_us)
                 self._metrics.tiles.labels(group.name).inc(change.tiles)
                 self._metrics.too_late.labels(group.name).inc(change.too_late)
         if progress:
-            self._online.commit(slots, expiries, progress)
+            self._online.commit(slots, expiries, progress, side)
             self._applied |= progress
             self._measure(batch, began)
 

@@ -5,7 +5,7 @@ Not here: any maths of features (`compute.window_reader`), any judgement of fiel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from streamfti.definitions.services import FeatureService
 from streamfti.errors import InvalidRequest
 from streamfti.inference_pipeline.request_contract import QueryTime
 from streamfti.inference_pipeline.tables import GroupProgress, InputTable
-from streamfti.stores.online.keys import record_prefix
+from streamfti.stores.online.keys import record_prefix, side_prefix
 from streamfti.stores.online.progress import Progress
 from streamfti.stores.online.record_reader import RecordReader
 from streamfti.stores.online.redis_store import OnlineReader
@@ -46,8 +46,8 @@ class StoredFeatures:
     progress: tuple[GroupProgress, ...]
 
     def model_columns(self) -> dict[str, AnyColumn]:
-        """Return float64[n] by qualified name, with NaN where there is no value."""
-        return dict(zip(self.matrix.columns.names, self.matrix.as_float64().T, strict=True))
+        """Return them by qualified name: float64[n], NaN where there is no value; strings as object[n], None there."""
+        return self.matrix.model_columns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,13 @@ class ReadPlan:
     Attributes:
         groups: the groups to read, in order.
         key_prefixes: what the keys of the records of each group begin with.
+        side_prefixes: likewise, of the side records.
         windows: makes features of the records.
     """
 
     groups: tuple[FeatureGroup, ...]
     key_prefixes: tuple[bytes, ...]
+    side_prefixes: tuple[bytes, ...]
     windows: WindowReader
 
     @classmethod
@@ -70,14 +72,25 @@ class ReadPlan:
         return cls(
             groups=service.groups,
             key_prefixes=tuple(record_prefix(group) for group in service.groups),
+            side_prefixes=tuple(side_prefix(group) for group in service.groups),
             windows=WindowReader([(RecordLayout.of(g), service.features_of(g)) for g in service.groups]),
         )
 
     def record_keys(self, table: InputTable) -> list[bytes | None]:
         """Return the keys of n * n_groups records, row by row; None where a null in the key means no entity."""
+        return self._keys(table, range(len(self.groups)), self.key_prefixes)
+
+    def side_keys(self, table: InputTable) -> list[bytes | None]:
+        """Return likewise the keys of the side records, of those groups alone whose features need them."""
+        return self._keys(table, self.windows.side_parts, self.side_prefixes)
+
+    def _keys(self, table: InputTable, parts: Iterable[int], prefixes: Sequence[bytes]) -> list[bytes | None]:
         by_group = [
-            _record_keys(prefix, list(zip(*(table.columns[name].values for name in group.entity), strict=True)))
-            for group, prefix in zip(self.groups, self.key_prefixes, strict=True)
+            _record_keys(
+                prefixes[part],
+                list(zip(*(table.columns[name].values for name in self.groups[part].entity), strict=True)),
+            )
+            for part in parts
         ]
         return [key for row in zip(*by_group, strict=True) for key in row]
 
@@ -114,15 +127,16 @@ class FeatureReader:
             StoreError: if the store cannot be read.
         """
         keys = self._plan.record_keys(table)
-        records, progress = self._fetch(keys, with_progress=with_progress)
         windows = self._plan.windows
-        rows = windows.load(records, table.n_rows)
+        side_keys = self._plan.side_keys(table) if windows.side_parts else []
+        found, progress = self._fetch([*keys, *side_keys], with_progress=with_progress)
+        rows = windows.load(found[: len(keys)], table.n_rows)
         if query_time.explicit:
             self._refuse_the_past(table, windows.newest_event_time_us(rows), query_time.us)
         has_entity = None
         if None in keys:
             has_entity = np.array([key is not None for key in keys]).reshape(table.n_rows, -1)
-        matrix = windows.read(rows, np.array([query_time.us]), has_entity)
+        matrix = windows.read(rows, np.array([query_time.us]), has_entity, found[len(keys) :])
         return StoredFeatures(query_time.us, matrix, progress)
 
     def _fetch(

@@ -16,13 +16,14 @@ from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.monitoring.probes import Probes
 from streamfti.monitoring.served_vectors import ServedFeatures
-from streamfti.stores.online.keys import record_prefix
+from streamfti.stores.online.keys import record_prefix, side_prefix
 from streamfti.stores.online.record_reader import RecordReader
 from streamfti.stores.online.redis_store import OnlineReader
 
 __all__ = ["ask_online"]
 
 _READ_BYTES = 4 << 20  # of one MGET: it must not hold up servers
+_SIDE_BYTES = 16 << 10  # what a side record is taken to be: its true size is known when it has been read
 _ROWS = 20_000  # of one answer
 
 
@@ -47,15 +48,18 @@ def ask_online(
     """
     layout = RecordLayout.of(group)
     windows, reader = WindowReader([(layout, features)]), RecordReader([group], online)
-    prefix = record_prefix(group)
-    for part in probes.chunks(max(1, _READ_BYTES // layout.record_bytes), _ROWS):
+    prefixes = [record_prefix(group), *(side_prefix(group) for _ in windows.side_parts)]
+    entity_bytes = layout.record_bytes + _SIDE_BYTES * len(windows.side_parts)
+    for part in probes.chunks(max(1, _READ_BYTES // entity_bytes), _ROWS):
         texts, row = _distinct(part.texts)
-        found, (progress,) = reader.read_with_progress([prefix + text.encode() for text in texts])
+        found, (progress,) = reader.read_with_progress([p + text.encode() for p in prefixes for text in texts])
         read_at_us = clock.now_us()
-        rows = windows.load([*found, None], len(texts) + 1)  # the last one is nobody's
+        rows = windows.load([*found[: len(texts)], None], len(texts) + 1)  # the last one is nobody's
+        side = [*found[len(texts) :], None] if windows.side_parts else []
         at_us = part.query_time_us(windows.newest_event_time_us(rows)[row, 0])
         has_entity = row < len(texts)
-        matrix = windows.read(rows[row], at_us, has_entity[:, np.newaxis]).by_name()
+        own_side = [side[i] for i in row.tolist()] if side else []
+        matrix = windows.read(rows[row], at_us, has_entity[:, np.newaxis], own_side).by_name()
         yield ServedFeatures(
             part.keys,
             at_us,

@@ -109,7 +109,7 @@ def _bug_text(bug: SkewRow) -> str:
     return f"BUG {bug.feature} of {entity} as of {at}: served {served}, the log says {recomputed}"
 
 
-def _said(value: float, status: int) -> str:
+def _said(value: float | str, status: int) -> str:
     known = [s.name for s in Status if s == status]
     return f"{value!r} ({known[0] if known else f'status {status}'})"
 
@@ -182,7 +182,8 @@ def row_writer(path: Path | None) -> Iterator[RowWriter | None]:
 
 def _text(column: FeatureColumn) -> pl.Series:
     present = pl.Series(column.status < Status.EXPIRED)
-    frame = pl.DataFrame({"value": column.values}).select(pl.when(present).then(pl.col("value").cast(pl.String())))
+    values = column.values.tolist() if column.values.dtype == np.object_ else column.values
+    frame = pl.DataFrame({"value": values}).select(pl.when(present).then(pl.col("value").cast(pl.String())))
     return frame["value"]
 
 

@@ -42,6 +42,11 @@ _KEY_DTYPES: Mapping[DType, pl.DataType] = {
     DType.INT64: pl.Int64(),
     DType.BOOL: pl.Boolean(),
 }
+_VALUE_DTYPES: Mapping[DType, pl.DataType] = {
+    DType.STRING: pl.String(),
+    DType.INT64: pl.Int64(),
+    DType.FLOAT64: pl.Float64(),
+}
 _ROW_DTYPES: Mapping[str, pl.DataType] = {
     "_group": pl.String(),
     "_version": pl.Int32(),
@@ -123,7 +128,7 @@ class VectorWriter:
         for feature in self._features:
             column = served.columns[feature.qualified_name]
             absent = pl.Series(column.status >= Status.EXPIRED)
-            values = pl.Series(column.values)
+            values = _values(column, feature)
             rows[feature.qualified_name] = values.zip_with(~absent, values.clear(1)) if n else values
             rows[feature.qualified_name + _STATUS] = column.status
         return pl.DataFrame(rows)
@@ -261,10 +266,15 @@ class VectorFile:
 
 
 def _feature_column(frame: pl.DataFrame, feature: Feature) -> FeatureColumn:
-    dtype = pl.Float64() if feature.dtype is DType.FLOAT64 else pl.Int64()
-    values = frame[feature.qualified_name].cast(dtype, strict=True).fill_null(0)
+    values = frame[feature.qualified_name].cast(_VALUE_DTYPES[feature.dtype], strict=True)
+    values = values.fill_null("" if feature.dtype is DType.STRING else 0)
     status = frame[feature.qualified_name + _STATUS].cast(pl.UInt8(), strict=True)
     return FeatureColumn(values.to_numpy(), status.to_numpy())
+
+
+def _values(column: FeatureColumn, feature: Feature) -> pl.Series:
+    values = column.values.tolist() if feature.dtype is DType.STRING else column.values
+    return pl.Series(values, dtype=_VALUE_DTYPES[feature.dtype])
 
 
 def _series(batch: pa.RecordBatch) -> pl.Series:

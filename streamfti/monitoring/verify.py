@@ -56,8 +56,8 @@ class SkewRow:
     feature: str
     entity: Mapping[str, object]
     query_time_us: int
-    served: float
-    recomputed: float
+    served: float | str
+    recomputed: float | str
     served_status: int
     recomputed_status: int
 
@@ -114,8 +114,8 @@ class Comparison:
                     name,
                     self.served.keys.row(row, named=True),
                     int(self.served.query_time_us[row]),
-                    ours.values[row].item(),
-                    theirs.values[row].item(),
+                    ours.values[row : row + 1].tolist()[0],
+                    theirs.values[row : row + 1].tolist()[0],
                     int(ours.status[row]),
                     int(theirs.status[row]),
                 )

@@ -93,6 +93,7 @@ class GroupPlan:
     features: list[FeaturePlan]
     rings: list[RingPlan]
     record_bytes: int
+    has_side_record: bool
     retention_us: int | None
     fingerprint: str
     stored_fingerprint: str | None
@@ -217,6 +218,7 @@ def _group(
         features=[_feature(f) for f in group.features],
         rings=[RingPlan(None if r.is_lifetime else r.hop_us, r.n_slots, r.slot_bytes) for r in layout.rings],
         record_bytes=layout.record_bytes,
+        has_side_record=layout.has_side_record,
         retention_us=group.retention_us,
         fingerprint=own.fingerprint,
         stored_fingerprint=None if found is None else found.fingerprint,

@@ -82,6 +82,7 @@ def _group_facts(group: GroupPlan) -> Text:
         *(f"\n  {change}" for change in group.changes),
         *(f"\n  stored: {change}" for change in group.stored_changes),
         f"\n{group.record_bytes:,} bytes per entity: 8 + {rings}",
+        "; beside it strings and sketches, of any length" if group.has_side_record else "",
         f"\nkept {_kept(group.retention_us)}; fingerprint {group.fingerprint[:_SHOWN]}\n",
     )
 

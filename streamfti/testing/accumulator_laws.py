@@ -247,7 +247,7 @@ def _show_alike(one: State, other: State) -> bool:
 
 def _row(state: State, *at: int | slice) -> State:
     """Return one row of a state, as a state of one row."""
-    return {name: np.atleast_1d(column[at]) for name, column in state.items()}
+    return {name: np.atleast_1d(np.asarray(column[at], column.dtype)) for name, column in state.items()}
 
 
 def _concatenated(states: Sequence[State]) -> State:

@@ -332,7 +332,7 @@ class _Computed:
         """Return stored and on-demand features, those of the service in its order."""
         if not self._on_demand:
             return dict(stored)
-        columns = {name: column.as_float64() for name, column in stored.items()}
+        columns = {name: column.model_column() for name, column in stored.items()}
         columns |= {n: _request_column(f, given[n]) for n, f in self.request_features.items() if n in given}
         found = {**stored, **OnDemandPlan(self._on_demand, failure).evaluate(columns, at_us).features}
         return {name: found[name] for name in self._names if name in found}

@@ -12,6 +12,7 @@ from streamfti.compute.accumulators import EventColumns
 from streamfti.compute.event_columns import event_columns, key_expression, operands_of
 from streamfti.compute.layout import HEADER_BYTES, NEWEST_END, RecordLayout
 from streamfti.compute.records import load_records, merge_tiles, read_features
+from streamfti.compute.side_records import RingTiles, merge_side_records
 from streamfti.compute.tiles import build_tiles
 from streamfti.compute.transformations import transformed
 from streamfti.compute.values import FeatureColumn
@@ -38,6 +39,7 @@ class OnlineTable:
         self.layout = RecordLayout.of(group)
         self.too_late = 0
         self._records: dict[str, bytearray] = {}
+        self._side: dict[str, bytes] = {}
         self._next_offsets: dict[int, int] = {}
 
     def restarted(self) -> OnlineTable:
@@ -45,6 +47,7 @@ class OnlineTable:
         other = OnlineTable(self.group)
         other.too_late = self.too_late
         other._records = {key: bytearray(record) for key, record in self._records.items()}
+        other._side = dict(self._side)
         other._next_offsets = dict(self._next_offsets)
         return other
 
@@ -78,11 +81,17 @@ class OnlineTable:
         np.maximum.at(records[NEWEST_END], events.entity, events.event_time_us + 1)
         for row, key in enumerate(keys):
             self._write(key, 0, records[NEWEST_END][row].tobytes())
-        for ring in self.layout.rings:
-            written = merge_tiles(records, ring, build_tiles(events, ring))
+        batch: list[RingTiles] = []
+        for number, ring in enumerate(self.layout.rings):
+            tiles = build_tiles(events, ring)
+            written = merge_tiles(records, ring, tiles)
+            batch.append(RingTiles(number, tiles, written.kept))
             self.too_late += written.too_late
             for row, offset, slot in zip(written.rows, written.offsets_bytes, written.slots, strict=True):
                 self._write(keys[row], int(offset), slot.tobytes())
+        stored = self.side_records(keys)
+        changed = merge_side_records(self.layout, stored.__getitem__, batch)
+        self._side |= {keys[row]: record for row, record in changed.items()}
 
     def _write(self, key: str, offset_bytes: int, part: bytes) -> None:
         """Overwrite a part of a record; a gap before it reads as zeros."""
@@ -95,11 +104,14 @@ class OnlineTable:
         found = [None if key is None else self._records.get(key) for key in keys]
         return [None if record is None else bytes(record) for record in found]
 
+    def side_records(self, keys: Sequence[str | None]) -> list[bytes | None]:
+        """Return the stored side record of each key, None where there is none, in the order of the keys."""
+        return [None if key is None else self._side.get(key) for key in keys]
+
     def read(
         self, features: Sequence[Feature], keys: Sequence[str | None], query_time_us: NDArray[np.int64]
     ) -> dict[str, FeatureColumn]:
         """Return features by qualified name, as of n query times, in the order of the keys; None names no entity."""
         has_entity = np.array([key is not None for key in keys], np.bool_)
-        return read_features(
-            self.layout, features, load_records(self.layout, self.records(keys)), query_time_us, has_entity
-        )
+        records = load_records(self.layout, self.records(keys))
+        return read_features(self.layout, features, records, query_time_us, has_entity, self.side_records(keys))

@@ -176,4 +176,4 @@ def _stored_columns(
     events = transformed(group.stream, reader.read(group.source, start=start, end=end, columns=fields))
     keys = moments.select(group.entity)
     found = point_in_time(group, features, events, keys, query_time_us)
-    return {name: column.as_float64() for name, column in found.items()}
+    return {name: column.model_column() for name, column in found.items()}

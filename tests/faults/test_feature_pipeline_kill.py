@@ -1,6 +1,7 @@
 """SIGKILL at every step of the feature pipeline's commit: the same Redis and the same log as undisturbed.
 
-The events are real: January of the flights example, through its own definitions, with a bad message in between.
+The events are real: January of the flights example, through its groups and one of strings, with a bad message in
+between.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from streamfti.stores.online.progress import Progress
 from streamfti.stores.schemas.file_registry import FileSchemaRegistry
 
 CHILD = Path(__file__).parent / "feature_pipeline_child.py"
-DEFINITIONS = Path(__file__).parents[2] / "examples" / "flights" / "definitions.py"
+DEFINITIONS = Path(__file__).parent / "flight_definitions.py"
 END = datetime(2013, 1, 16, tzinfo=UTC)
 
 POINTS = [

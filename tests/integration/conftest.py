@@ -178,7 +178,7 @@ def apply(url: str, group: FeatureGroup, frame: pl.DataFrame) -> None:
         progress_key(group, partition): Progress(next_offset, to_us(NOW) - 1, to_us(NOW), to_us(NOW))
         for partition, next_offset in by_partition.items()
     }
-    writer.commit(change.slots, change.expiries_ms, progress)
+    writer.commit(change.slots, change.expiries_ms, progress, change.side)
     writer.close()
 
 

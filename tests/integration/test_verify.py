@@ -112,7 +112,7 @@ class Project:
             writer = OnlineWriter(self.redis_url, [progress_key(group, p) for p in PARTITIONS])
             change = GroupState(group, writer.read).apply(self.frame(events), SystemClock().now_us())
             progress = {progress_key(group, p): Progress(n, 0, 0, 0) for p, n in (upto or next_offsets(events)).items()}
-            writer.commit(change.slots, {}, progress)
+            writer.commit(change.slots, {}, progress, change.side)
             writer.close()
 
     def served(self, n: int = 400) -> ServedFeatures:

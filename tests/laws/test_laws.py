@@ -22,6 +22,7 @@ class Reading(fti.Event):
     whole: int
     maybe_whole: int | None
     maybe_part: float | None
+    maybe_word: str | None
     money: Annotated[Decimal, fti.Decimal(12, 2)]
 
 
@@ -38,6 +39,9 @@ EVERY_KIND: list[AggregationSet | WindowedAggregation] = [
         for field in NUMBERS
     ),
     *(fti.last_n(field, 2) for field in NUMBERS),
+    fti.first(Reading.maybe_word),
+    fti.last(Reading.maybe_word),
+    fti.last_n(Reading.maybe_word, 2),
     fti.mean(Reading.money),
     fti.variance(Reading.money),
 ]

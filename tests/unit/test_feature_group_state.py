@@ -13,7 +13,7 @@ import streamfti as fti
 from streamfti.clock import from_us, to_us
 from streamfti.compute.layout import HEADER_BYTES
 from streamfti.feature_pipeline.group_state import GroupChange, GroupState
-from streamfti.stores.online.keys import record_key
+from streamfti.stores.online.keys import record_key, side_key
 from streamfti.testing.event_frames import event_frame
 from streamfti.testing.naive import PlacedEvent
 
@@ -25,6 +25,7 @@ class Tick(fti.Event):
     at: fti.EventTime
     key: str | None
     value: int
+    name: str | None
 
 
 SOURCE = fti.KafkaSource("ticks", Tick, max_future_skew="10s")
@@ -60,6 +61,9 @@ class Store:
             found = (self.get(key) or b"").ljust(offset, b"\0")
             ends_us = self._stored[key][1] if self.get(key) is not None else 1 << 62
             self._stored[key] = found[:offset] + data + found[offset + len(data) :], ends_us
+        for side in change.side:
+            assert side.expiry_ms is not None
+            self._stored[side.key] = side.data, self.now_us + side.expiry_ms * 1000
         for key, ms in change.expiries_ms.items():
             self._stored[key] = self._stored[key][0], self.now_us + ms * 1000
 
@@ -72,7 +76,7 @@ class Store:
 
 def frame(*ticks: tuple[int, str | None], first_offset: int = 0) -> pl.DataFrame:
     placed = [
-        PlacedEvent(Tick(at=from_us(at_us), key=key, value=i + 1), 0, first_offset + i)
+        PlacedEvent(Tick(at=from_us(at_us), key=key, value=i + 1, name=f"n{i}" if i % 2 else None), 0, first_offset + i)
         for i, (at_us, key) in enumerate(ticks)
     ]
     return event_frame(SOURCE.schema, placed, ingest_time_us=START_US)
@@ -180,3 +184,70 @@ def test_batch_without_any_entity_changes_nothing_but_freshness() -> None:
     assert (list(change.slots), change.expiries_ms, change.tiles) == ([], {}, 0)
     assert change.newest_event_time_us == {0: START_US}
     assert GroupState(TICKS, store.read).apply(frame(), START_US).newest_event_time_us == {}
+
+
+@fti.feature_group(source=SOURCE, entity="key", retention="1h")
+class Names:
+    n = fti.count().over("10m")
+    last = fti.last(Tick.name).over("1h")
+    recent = fti.last_n(Tick.name, 3).over("10m")
+
+
+NAMES = fti.Catalog.of([SOURCE, Names]).group("Names")
+
+
+@pytest.mark.parametrize("cache_bytes", [1, 20_000, 1 << 30])
+def test_the_size_of_the_cache_changes_no_side_record(cache_bytes: int) -> None:
+    rng = np.random.default_rng(3)
+    store, oracle = Store(), Store()
+    state = GroupState(NAMES, store.read, cache_bytes=cache_bytes)
+    for i in range(30):
+        ticks = [(START_US - int(rng.integers(2 * HOUR_US)), f"k{rng.integers(30)}") for _ in range(20)]
+        some = frame(*ticks, first_offset=20 * i)
+        store.write(state.apply(some, store.now_us))
+        oracle.write(GroupState(NAMES, oracle.read).apply(some, oracle.now_us))
+    assert store.records() == oracle.records()
+    assert sum(key.startswith(b"fti:{Names.1.0}:s:") for key in store.records()) > 20
+
+
+def test_records_and_side_records_are_read_at_once() -> None:
+    store = Store()
+    reads: list[Sequence[bytes]] = []
+
+    def read(keys: Sequence[bytes]) -> list[bytes | None]:
+        reads.append(keys)
+        return store.read(keys)
+
+    store.write(GroupState(NAMES, read).apply(frame((START_US, "a"), (START_US, "b")), START_US))
+    assert reads == [[*(record_key(NAMES, key) for key in "ab"), *(side_key(NAMES, key) for key in "ab")]]
+
+
+def test_a_side_record_is_never_without_an_expiry_and_lasts_as_long_as_its_record() -> None:
+    """The value is null at first, so that there is none yet when the record's expiry is set."""
+    store = Store()
+    state = GroupState(NAMES, store.read)
+    apply(state, store, (START_US, "a"))
+    record, side = record_key(NAMES, "a"), side_key(NAMES, "a")
+    assert store.get(side) is None
+    for step_us in (1, 60 * SECOND_US, 441 * SECOND_US, 60 * SECOND_US):
+        store.now_us += step_us
+        store.write(state.apply(frame((store.now_us, "a"), (store.now_us, "a")), store.now_us))
+        assert store.left_us(side) >= store.left_us(record) - 60 * SECOND_US
+        assert store.left_us(side) > HOUR_US
+    quiet = frame((store.now_us + 451 * SECOND_US, "a"))  # a null alone: the record is renewed, and the other with it
+    store.now_us += 451 * SECOND_US
+    store.write(state.apply(quiet, store.now_us))
+    assert store.left_us(side) == store.left_us(record)
+
+
+def test_a_side_record_that_the_store_has_expired_is_not_made_anew_from_the_cache() -> None:
+    store = Store()
+    state = GroupState(NAMES, store.read)
+    both = frame((START_US, "a"), (START_US, "a"))
+    store.write(state.apply(both, store.now_us))
+    store.now_us += 3 * HOUR_US
+    assert store.get(side_key(NAMES, "a")) is None
+    fresh = Store()
+    store.write(state.apply(both, store.now_us))
+    fresh.write(GroupState(NAMES, fresh.read).apply(both, fresh.now_us))
+    assert store.get(side_key(NAMES, "a")) == fresh.get(side_key(NAMES, "a"))

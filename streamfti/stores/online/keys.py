@@ -1,6 +1,7 @@
 """Redis keys. Injective, versioned, and frozen by golden tests: changing one orphans what is stored.
 
     fti:{<group>.<version>.<shard>}:e:<entity key>     the record of one entity
+    fti:{<group>.<version>.<shard>}:s:<entity key>     its side record: state of any length
     fti:{<group>.<version>.<shard>}:p:<partition>      how far the group has applied one source partition
     fti:{<group>.<version>.<shard>}:meta               what the group means: fingerprint and layout
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from streamfti.definitions.groups import FeatureGroup
 
-__all__ = ["meta_key", "progress_key", "progress_prefix", "record_key", "record_prefix"]
+__all__ = ["meta_key", "progress_key", "progress_prefix", "record_key", "record_prefix", "side_key", "side_prefix"]
 
 _SHARD = 0
 
@@ -29,6 +30,16 @@ def record_prefix(group: FeatureGroup) -> bytes:
 def record_key(group: FeatureGroup, entity_key: str) -> bytes:
     """Return the key of an entity's record; `entity_key` as `compute.entity_keys.encode_key` writes it."""
     return record_prefix(group) + entity_key.encode()
+
+
+def side_prefix(group: FeatureGroup) -> bytes:
+    """Return what the keys of all side records of a group begin with."""
+    return f"{_prefix(group)}s:".encode()
+
+
+def side_key(group: FeatureGroup, entity_key: str) -> bytes:
+    """Return the key of an entity's side record; `entity_key` as `compute.entity_keys.encode_key` writes it."""
+    return side_prefix(group) + entity_key.encode()
 
 
 def progress_prefix(group: FeatureGroup) -> bytes:

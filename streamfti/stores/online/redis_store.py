@@ -21,9 +21,9 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import FencedWriter, StoreError, StoreUnavailable
-from streamfti.stores.online.keys import progress_prefix, record_prefix
+from streamfti.stores.online.keys import progress_prefix, record_prefix, side_prefix
 from streamfti.stores.online.progress import Progress
-from streamfti.stores.online.slot_writes import SlotWrites
+from streamfti.stores.online.slot_writes import SideWrite, SlotWrites
 
 __all__ = ["OnlineReader", "OnlineWriter", "SingleKeys", "delete_values", "has_values"]
 
@@ -133,11 +133,11 @@ def has_values(url: str, group: FeatureGroup) -> bool:
     """
     client = _client(url, _TIMEOUT_S)
     with _translated(url), client:
-        return any(True for prefix in (progress_prefix(group), record_prefix(group)) for _ in _keys(client, prefix))
+        return any(True for prefix in _prefixes(group) for _ in _keys(client, prefix))
 
 
 def delete_values(url: str, group: FeatureGroup) -> int:
-    """Delete the progress and the records of a group version, and return how many keys that were.
+    """Delete the progress and the records, side records too, of a group version, and return how many keys that were.
 
     The progress goes first: a feature pipeline that runs is fenced by that, and one that starts after a death in
     between does not take the records that are left for whole. What the group means stays written down.
@@ -147,10 +147,14 @@ def delete_values(url: str, group: FeatureGroup) -> int:
     """
     client, deleted = _client(url, _TIMEOUT_S), 0
     with _translated(url), client:
-        for prefix in (progress_prefix(group), record_prefix(group)):
+        for prefix in _prefixes(group):
             for keys in _keys(client, prefix):
                 deleted += int(client.unlink(*keys))
     return deleted
+
+
+def _prefixes(group: FeatureGroup) -> tuple[bytes, ...]:
+    return progress_prefix(group), record_prefix(group), side_prefix(group)
 
 
 def _keys(client: redis.Redis, prefix: bytes) -> Iterator[list[bytes]]:
@@ -230,19 +234,26 @@ class OnlineWriter:
             raise StoreError(msg, hint="who else writes there? `TYPE key` tells")
         return list(values)
 
-    def commit(self, slots: SlotWrites, expiries_ms: Mapping[bytes, int], progress: Mapping[bytes, Progress]) -> None:
-        """Write slots and progress together: either all of it is stored, or nothing is.
+    def commit(
+        self,
+        slots: SlotWrites,
+        expiries_ms: Mapping[bytes, int],
+        progress: Mapping[bytes, Progress],
+        side: Sequence[SideWrite] = (),
+    ) -> None:
+        """Write slots, side records and progress together: either all of it is stored, or nothing is.
 
         Sent as one block, in this order:
 
         1. MULTI
         2. SETRANGE for each slot, whole, which makes a repetition harmless
-        3. PEXPIRE for each record that is due for it
-        4. SET for the progress of each partition
-        5. EXEC, which does nothing if a watched progress key has changed
-        6. WATCH and MGET of all progress keys, which starts the next guard and reads back this one
+        3. SET for each side record, whole, with its expiry
+        4. PEXPIRE for each record that is due for it
+        5. SET for the progress of each partition
+        6. EXEC, which does nothing if a watched progress key has changed
+        7. WATCH and MGET of all progress keys, which starts the next guard and reads back this one
 
-        A death of the process before 5 leaves the store as it was and the batch is replayed; after 5, the progress
+        A death of the process before 6 leaves the store as it was and the batch is replayed; after 6, the progress
         says that the batch is done. If the connection is lost in between, the outcome is unknown, StoreUnavailable
         is raised, and a restart reads it from the store.
 
@@ -251,9 +262,10 @@ class OnlineWriter:
             StoreError: if the store does not answer, or refuses; nothing must be taken as written.
         """
         stored = {key: value.dump() for key, value in progress.items()}
-        last: list[tuple[Any, ...]] = [("PEXPIRE", key, ms) for key, ms in expiries_ms.items()]  # 3.
-        last += [("SET", key, value) for key, value in stored.items()]  # 4.
-        last += [("EXEC",), *self._guard]  # 5. and 6.
+        last: list[tuple[Any, ...]] = [("SET", key, data, *_expiry(ms)) for key, data, ms in side]  # 3.
+        last += [("PEXPIRE", key, ms) for key, ms in expiries_ms.items()]  # 4.
+        last += [("SET", key, value) for key, value in stored.items()]  # 5.
+        last += [("EXEC",), *self._guard]  # 6. and 7.
         block = b"".join((_packed([("MULTI",)]), slots.commands(), _packed(last)))  # 1. and 2.
         *_, executed, _, values = self._exchange_block(block, 1 + len(slots) + len(last))
         self._usable = False
@@ -314,6 +326,10 @@ def _first_error(replies: Sequence[Any]) -> Exception | None:
     if not any(issubclass(kind, Exception) for kind in set(map(type, replies))):
         return None
     return next(reply for reply in replies if isinstance(reply, Exception))
+
+
+def _expiry(ms: int | None) -> tuple[str | int, ...]:
+    return () if ms is None else ("PX", ms)
 
 
 def _packed(commands: Sequence[tuple[Any, ...]]) -> bytes:

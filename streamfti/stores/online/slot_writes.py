@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["SlotWrite", "SlotWrites"]
+__all__ = ["SideWrite", "SlotWrite", "SlotWrites"]
+
+
+class SideWrite(NamedTuple):
+    """A side record to be written whole, and after how long it expires; None: never."""
+
+    key: bytes
+    data: bytes
+    expiry_ms: int | None
 
 
 class SlotWrite(NamedTuple):
