@@ -1,4 +1,10 @@
-"""hypothesis strategies for event streams, made to hurt: out of order, tied, and at the edges of windows and hops.
+"""hypothesis strategies for event streams, made to hurt: out of order, tied, at the edges of windows, with odd keys.
+
+    @given(payments=group_streams(CardSpend, now="2026-01-01T12:00Z"))
+    def test_no_order_of_payments_makes_skew(payments):
+        h = Harness(CardSpend, now="2026-01-01T12:00Z")
+        h.push(*payments)
+        h.assert_no_skew()
 
 Needs the package hypothesis, which StreamFTI does not install; nothing else imports this module.
 """
@@ -6,24 +12,47 @@ Needs the package hypothesis, which StreamFTI does not install; nothing else imp
 from __future__ import annotations
 
 import decimal
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from hypothesis import strategies as st
 
-from streamfti.clock import from_us
+from streamfti.clock import from_us, to_us
 from streamfti.definitions.decimals import from_unscaled
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Event, Field, event_schema
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.windows import Window
+from streamfti.errors import DefinitionError
 from streamfti.testing.naive import PlacedEvent
 
-__all__ = ["batches", "event_streams", "event_times_us", "field_values", "placed_streams"]
+__all__ = [
+    "batches",
+    "entity_keys",
+    "event_streams",
+    "event_times_us",
+    "field_values",
+    "group_streams",
+    "key_texts",
+    "placed_streams",
+    "times_before_us",
+]
+
+_MOST_KEYS = 4
+_DAY_US = 86_400_000_000
 
 _Value = str | int | float | bool | datetime | decimal.Decimal | None
 
 _KEY_POOL = ("a", "b", "", "1:a", "ä")
+_ODD_TEXTS = (
+    "", " ", "\0", "\n", "0", "-0", "00", "true", "null", "None", "1:a", "1:a1:b", ":", "{x}", "*", "?", "[a]", "\\",
+    "fti:", "a:e:b", "'; --", '"', "é", "e\u0301", "ß", "ẞ", "😀", "\u202e", "\uffff", "\U0010ffff", "\r\n$3\r\n",
+    "k" * 10_240, "é" * 5_000,
+)  # fmt: skip
+"""Texts that something between an event and its value may take for another, or for syntax."""
 
 
 def event_times_us(origin_us: int, windows: Collection[Window]) -> st.SearchStrategy[int]:
@@ -64,25 +93,105 @@ def field_values(field: Field) -> st.SearchStrategy[_Value]:
     return st.none() | values if field.type.nullable else values
 
 
+def times_before_us(now_us: int, windows: Collection[Window]) -> st.SearchStrategy[int]:
+    """Return times before a query time: on the edges that windows and their hops have then, next to them, or any.
+
+    Args:
+        now_us: the query time.
+        windows: lifetimes have no edge and may be among them.
+    """
+    bounded = sorted((w for w in windows if not w.is_lifetime), key=lambda window: (window.length_us, window.hop_us))
+    longest_us = max((window.length_us for window in bounded), default=_DAY_US)
+    edges = [
+        st.builds(
+            lambda n, nudge, tail_us, hop_us: min(max(0, tail_us + n * hop_us + nudge), now_us - 1),
+            st.just(0) | st.integers(-2, window.length_us // window.hop_us + 1),
+            st.sampled_from((-1, 0, 0, 1)),
+            st.just((now_us - window.length_us) // window.hop_us * window.hop_us),
+            st.just(window.hop_us),
+        )
+        for window in bounded
+    ]
+    return st.one_of(*edges, st.integers(max(0, now_us - 3 * longest_us), now_us - 1))
+
+
+def key_texts() -> st.SearchStrategy[str]:
+    """Return texts that make odd keys: empty, very long, of any script, with separators or digits in them."""
+    return st.sampled_from(_ODD_TEXTS) | st.text("ab1:{}*\0é😀", max_size=4) | st.text(max_size=8)
+
+
+def entity_keys(group: FeatureGroup) -> st.SearchStrategy[dict[str, _Value]]:
+    """Return entity keys of a group, by field: odd texts, whole numbers of 64 bits, truth values."""
+    return st.fixed_dictionaries({field.name: _key_values(field) for field in group.entity_fields})
+
+
+def _key_values(field: Field) -> st.SearchStrategy[_Value]:
+    if field.type.dtype is DType.STRING:
+        return key_texts()
+    whole = st.sampled_from((-(2**63), -1, 0, 1, 2**63 - 1)) | st.integers(-(2**63), 2**63 - 1)
+    return (
+        whole
+        if field.type.dtype is DType.INT64
+        else field_values(replace(field, type=replace(field.type, nullable=False)))
+    )
+
+
+def group_streams(
+    group: FeatureGroup | type, *, now: datetime | str, max_size: int = 30
+) -> st.SearchStrategy[list[Event]]:
+    """Return streams of events for a group, all before now: few entities, odd keys, times on the edges of windows.
+
+    Args:
+        group: the feature group.
+        now: the query time: an aware datetime, or one in ISO 8601 with its offset.
+        max_size: the most events of a stream.
+
+    Raises:
+        DefinitionError: if it is no feature group.
+        ValueError: if `now` has no time zone or cannot be read.
+    """
+    # To a type checker a decorated class stays a class, so `type` stands in the signature; only groups pass.
+    if not isinstance(group, FeatureGroup):
+        msg = f"group_streams() must be given a feature group, got {group!r}"
+        raise DefinitionError(msg, hint="is @fti.feature_group(...) missing?")
+    now_us = to_us(datetime.fromisoformat(now) if isinstance(now, str) else now)
+    times_us = times_before_us(now_us, {feature.window for feature in group.features})
+    schema = group.source.schema
+    known = {field.name for field in schema.fields}
+    fields = {field.name: _key_values(field) for field in group.entity_fields if field.name in known}
+    return event_streams(group.source.event, times_us, fields=fields, max_size=max_size)
+
+
 def event_streams(
-    event: type[Event], times_us: st.SearchStrategy[int], *, max_size: int = 40
+    event: type[Event],
+    times_us: st.SearchStrategy[int],
+    *,
+    fields: Mapping[str, st.SearchStrategy[Any]] | None = None,
+    max_size: int = 40,
 ) -> st.SearchStrategy[list[Event]]:
     """Return lists of events in the order in which they come, which is any order of event time; ties are common.
 
     Args:
         event: the event class.
         times_us: event times, such as `event_times_us(...)`.
+        fields: what the values of some fields may be; a stream has few of them, so that they come again. By default
+            they are those of `field_values`.
         max_size: the most events of a stream.
     """
     schema = event_schema(event)
+    given = fields or {}
+    own = {f.name: field_values(f) for f in schema.fields if f.name not in {schema.event_time, *given}}
+    nullable = {f.name for f in schema.fields if f.type.nullable}
 
-    def of_pool(pool: list[int]) -> st.SearchStrategy[list[Event]]:
-        fields = {f.name: field_values(f) for f in schema.fields if f.name != schema.event_time}
-        at = st.sampled_from(pool) | times_us
-        one = st.fixed_dictionaries({**fields, schema.event_time: at.map(from_us)})
+    def of_pools(pools: dict[str, list[Any]]) -> st.SearchStrategy[list[Event]]:
+        at = st.sampled_from(pools[schema.event_time]) | times_us
+        chosen = {name: st.sampled_from([*pools[name], *[None] * (name in nullable)]) for name in given}
+        one = st.fixed_dictionaries({**own, **chosen, schema.event_time: at.map(from_us)})
         return st.lists(one.map(lambda values: event(**values)), max_size=max_size)
 
-    return st.lists(times_us, min_size=1, max_size=8).flatmap(of_pool)
+    pools = {name: st.lists(values, min_size=1, max_size=_MOST_KEYS) for name, values in given.items()}
+    pools[schema.event_time] = st.lists(times_us, min_size=1, max_size=8)
+    return st.fixed_dictionaries(pools).flatmap(of_pools)
 
 
 def placed_streams(
