@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -18,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
+PLUGIN = "streamfti.testing.pytest_plugin"
 MAIN_JOB = "python3 -m venv .venv && .venv/bin/pip install '.[demo]' && .venv/bin/streamfti demo"
 TESTS = "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"
 
@@ -88,6 +92,19 @@ def test_a_command_parses(command: str, tmp_path: Path, monkeypatch: pytest.Monk
         assert inner is not None, f"{context.command_path} has no command {name!r}"
         found, context = inner, click.Context(inner, parent=context, info_name=name)
     found.make_context(context.info_name, words, parent=context.parent).close()
+
+
+def test_its_unit_tests_pass(tmp_path: Path) -> None:
+    """In a run of pytest of its own, with the plugin that comes with the package."""
+    (tmp_path / "test_readme.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
+    registered = any(found.value == PLUGIN for found in entry_points(group="pytest11"))
+    plugin = [] if registered else ["-p", PLUGIN]  # the installation of a checkout may be older than its sources
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "-p", "no:cacheprovider", *plugin]
+    done = subprocess.run(
+        [*command, "test_readme.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 passed" in done.stdout  # two tests, and the laws of one aggregation and its two accumulators
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:tests|streamfti|examples|proto)/[\w./-]*\w", README))))
