@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns, FieldColumn, numpy_dtype
 from streamfti.compute.expressions import evaluate
+from streamfti.compute.joins import POSITION
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
@@ -39,7 +40,10 @@ def event_times_us(frame: pl.DataFrame, schema: EventSchema) -> NDArray[np.int64
 
 
 def positions(frame: pl.DataFrame) -> NDArray[np.int64]:
-    """Return int64[n]: partition and offset in one number, in that order."""
+    """Return int64[n]: partition and offset in one number, in that order; of pairs, their own."""
+    if POSITION in frame.columns:
+        position: NDArray[np.int64] = frame[POSITION].to_numpy()
+        return position
     partition = frame["_partition"].to_numpy().astype(np.int64)
     offset: NDArray[np.int64] = frame["_offset"].to_numpy()
     return (partition << _PARTITION_SHIFT) | offset
@@ -61,7 +65,7 @@ def operands_of(features: Iterable[Feature]) -> dict[str, Expression]:
 
 
 def fields_read(group: FeatureGroup) -> set[str]:
-    """Return the names of the fields of the source that a group's features are made of: key, time, operands, steps."""
+    """Return the names of the fields of its origin that a group's features are made of: key, time, operands, steps."""
     operands = operands_of(group.features).values()
     wanted = {*group.entity, group.stream.schema.event_time, *(f.name for o in operands for f in o.fields)}
     return source_fields(group.stream, wanted)

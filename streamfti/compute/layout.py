@@ -98,7 +98,7 @@ class RecordLayout:
     @classmethod
     def of(cls, group: FeatureGroup) -> RecordLayout:
         """Build the layout of a group's records."""
-        rings = tuple(_rings(group.features, group.source.max_future_skew_us))
+        rings = tuple(_rings(group.features, group.max_future_skew_us))
         dtype = np.dtype([(NEWEST_END, "<i8"), *((r.name, r.slot_dtype, (r.n_slots,)) for r in rings)])
         return cls(rings, dtype)
 

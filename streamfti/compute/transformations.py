@@ -7,8 +7,8 @@ training sets. Each event is transformed by itself: what comes out does not depe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, assert_never
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, assert_never
 
 import numpy as np
 import polars as pl
@@ -16,16 +16,57 @@ from numpy.typing import NDArray
 
 from streamfti.compute.decimals import as_float64
 from streamfti.compute.expressions import evaluate
+from streamfti.compute.joins import joined, side_fields
 from streamfti.definitions.batch_functions import BatchFunction
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Field
-from streamfti.definitions.streams import Apply, Derive, Step, Stream, Where
+from streamfti.definitions.sources import KafkaSource
+from streamfti.definitions.streams import Apply, Derive, JoinedStream, Step, Stream, Where, source_fields
 from streamfti.errors import FunctionError
 
-__all__ = ["StreamFrames", "transformed"]
+__all__ = ["LOG_COLUMNS", "SourceReader", "StreamFrames", "stream_events", "transformed"]
 
 Column = NDArray[Any]
 _SECOND_US = 1_000_000
+
+
+LOG_COLUMNS = frozenset({"_partition", "_offset", "_ingest_time_us"})
+"""What must be known of an event beside its fields."""
+
+
+class SourceReader(Protocol):
+    """Reads the events of a source, from wherever a caller keeps them."""
+
+    def __call__(self, source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
+        """Return an event frame.
+
+        Args:
+            source: whose events.
+            columns: at least these.
+            earlier_us: how much further back in event time than the events of the stream.
+        """
+        ...
+
+
+def stream_events(stream: Stream, names: Iterable[str], read: SourceReader) -> pl.DataFrame:
+    """Return the events of any stream, of all that can be read of its sources.
+
+    Args:
+        stream: the stream.
+        names: which of its fields are needed; more may come, and `LOG_COLUMNS` always do.
+        read: reads the events of its sources.
+
+    Raises:
+        FunctionError: if a batch function raises, or does not return what it says.
+    """
+    origin, needed = stream.origin, source_fields(stream, names)
+    if not isinstance(origin, JoinedStream):
+        return transformed(stream, read(stream.source, needed | LOG_COLUMNS, 0))
+    sides = [
+        transformed(side, read(side.source, source_fields(side, fields) | LOG_COLUMNS, origin.within_us))
+        for side, fields in zip((origin.left, origin.right), side_fields(origin, needed), strict=True)
+    ]
+    return transformed(stream, joined(origin, *sides))
 
 
 def transformed(stream: Stream, frame: pl.DataFrame) -> pl.DataFrame:
@@ -33,7 +74,8 @@ def transformed(stream: Stream, frame: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         stream: the stream.
-        frame: event frame of its source: at least the columns of `source_fields`, any others are kept.
+        frame: event frame of its origin, which is its source or the pairs of a join: at least the columns of
+            `source_fields`, any others are kept.
 
     Returns:
         The events that all its conditions kept, in the order of the frame, with the derived columns added.

@@ -48,7 +48,7 @@ class Catalog:
         models = _by_name(Model, found)
         services = _by_name(FeatureService, [*found, *(m.features for m in models.values())])
         groups = _by_name(FeatureGroup, [*found, *(g for s in services.values() for g in s.groups)])
-        reached = [g.source for g in groups.values()]
+        reached = [source for g in groups.values() for source in g.stream.sources]
         reached += [s for m in models.values() for s in (m.spine, m.label.source)]
         return cls(_by_name(KafkaSource, [*found, *reached]), groups, services, models)
 
@@ -69,8 +69,8 @@ class Catalog:
         return _find(self.models, "model", name)
 
     def groups_of(self, source: KafkaSource) -> tuple[FeatureGroup, ...]:
-        """Return the groups that are fed by a source, in order of definition."""
-        return tuple(g for g in self.groups.values() if g.source.name == source.name)
+        """Return the groups that are fed by a source, alone or with others, in order of definition."""
+        return tuple(g for g in self.groups.values() if source.name in {of.name for of in g.stream.sources})
 
 
 def _by_name(kind: type[T], objects: Iterable[object]) -> dict[str, T]:

@@ -17,6 +17,7 @@ from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.on_demand import OnDemandFeature, OnDemandInput
 from streamfti.definitions.request_features import RequestFeature
 from streamfti.definitions.services import FeatureService
+from streamfti.definitions.streams import JoinedStream
 
 __all__ = ["group_fingerprint", "group_meaning", "service_fingerprint", "service_meaning"]
 
@@ -50,14 +51,16 @@ def _operand_meaning(operand: Expression | None) -> list[object] | None:
 
 def _group_identity(group: FeatureGroup) -> Meaning:
     steps = [step.document() for step in group.stream.steps]
+    origin = group.stream.origin
     return {
+        **({"joined": origin.document()} if isinstance(origin, JoinedStream) else {}),
         **({"steps": steps} if steps else {}),
         "group": group.name,
         "version": group.version,
         "source": group.source.name,
-        "event_time": group.source.schema.event_time,
+        "event_time": group.stream.schema.event_time,
         "entity": [[f.name, str(f.type)] for f in group.entity_fields],
-        "max_future_skew_us": group.source.max_future_skew_us,
+        "max_future_skew_us": group.max_future_skew_us,
     }
 
 

@@ -74,8 +74,13 @@ class FeatureGroup:
 
     @property
     def source(self) -> KafkaSource:
-        """Where its events come from: the topic, its log and the progress in it."""
+        """Where its events come from: the topic, its log and the progress in it. Of a join, the left one's."""
         return self.stream.source
+
+    @property
+    def max_future_skew_us(self) -> int:
+        """How far ahead of the broker's time its events may be: the most that one of its sources allows."""
+        return max(source.max_future_skew_us for source in self.stream.sources)
 
     @property
     def entity_fields(self) -> tuple[Field, ...]:

@@ -7,17 +7,13 @@ from typing import Literal, get_args
 
 from streamfti.definitions.durations import Duration, duration_us
 from streamfti.definitions.events import Event, EventSchema, event_schema
-from streamfti.definitions.streams import Step, Stream
+from streamfti.definitions.streams import HISTORY_PARTITION, Step, Stream
 from streamfti.errors import DefinitionError
 
 __all__ = ["HISTORY_PARTITION", "KafkaSource", "WireFormat"]
 
 WireFormat = Literal["avro", "json", "protobuf"]
 """How an event stands in a message."""
-
-HISTORY_PARTITION = 32_767
-"""The partition of a source's log that holds imported history; no topic has so many. Of events at one time, history
-counts as the later one, as a higher partition does."""
 
 
 @dataclass(frozen=True, slots=True)

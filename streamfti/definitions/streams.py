@@ -1,4 +1,4 @@
-"""Streams: the events that a feature group reads. Those of a source, or what steps make of them, one after the other.
+"""Streams: the events that a feature group reads. Those of a source, pairs of two, or what steps make of them.
 
 Specifications only; `compute.transformations` is where steps are taken. A stream never changes the offline log, which
 holds the events of the source whole.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from streamfti.definitions.batch_functions import BatchFunction
-from streamfti.definitions.dtypes import DType
+from streamfti.definitions.dtypes import DType, ValueType
+from streamfti.definitions.durations import SECOND_US, Duration, duration_us
 from streamfti.definitions.events import EventSchema
 from streamfti.definitions.expressions import Expression, Field
 from streamfti.errors import DefinitionError
@@ -22,7 +24,27 @@ from streamfti.errors import DefinitionError
 if TYPE_CHECKING:
     from streamfti.definitions.sources import KafkaSource
 
-__all__ = ["Apply", "Derive", "DerivedStream", "Step", "Stream", "Where", "source_fields"]
+__all__ = [
+    "HISTORY_PARTITION",
+    "JOINED_AT",
+    "Apply",
+    "Derive",
+    "DerivedStream",
+    "JoinedStream",
+    "Step",
+    "Stream",
+    "Where",
+    "source_fields",
+]
+
+HISTORY_PARTITION = 32_767
+"""The partition of a source's log that holds imported history; no topic has so many. Of events at one time, history
+counts as the later one, as a higher partition does."""
+
+JOINED_AT = "joined_at"
+"""The field that says when both events of a pair had happened: the event time of a joined stream."""
+
+_KEY_TYPES = {DType.STRING, DType.INT64, DType.BOOL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +137,32 @@ class Stream:
     schema: EventSchema
     """The fields of its events, with those that steps have added."""
     steps: tuple[Step, ...]
-    """What is done to the events of the source, in order."""
+    """What is done to the events of its origin, in order."""
+
+    @property
+    def origin(self) -> Stream:
+        """What its steps begin with: the source itself, or the pairs of a join."""
+        return self
+
+    @property
+    def sources(self) -> tuple[KafkaSource, ...]:
+        """All sources that its events are made of, each once, that of `source` first."""
+        return (self.source,)
+
+    def lane(self, source: KafkaSource, partition: int) -> int:
+        """Return the number of a partition among those of all its sources; of a single source, the partition's own.
+
+        Progress is kept by it. Those of two sources take turns: 0, 2, 4 of the first, 1, 3, 5 of the second. A source
+        is known by its name: definitions that were loaded twice have two of each.
+        """
+        number = [one.name for one in self.sources].index(source.name)
+        return partition + number if partition == HISTORY_PARTITION else partition * len(self.sources) + number
+
+    def place(self, lane: int) -> tuple[KafkaSource, int]:
+        """Return the source and the partition that a lane is of."""
+        if lane >= HISTORY_PARTITION:
+            return self.sources[lane - HISTORY_PARTITION], HISTORY_PARTITION
+        return self.sources[lane % len(self.sources)], lane // len(self.sources)
 
     def where(self, condition: object) -> DerivedStream:
         """Keep the events for which a condition is true; where it is null, the event is left out.
@@ -172,6 +219,30 @@ class Stream:
         added = [Field(self.schema.name, name, kind, _digest([*meaning, name])) for name, kind in function.outputs]
         return DerivedStream(self, Apply(function, reads, tuple(added)))
 
+    def join(
+        self, other: Stream, *, on: str | tuple[str, ...], within: Duration, prefix: str | None = None
+    ) -> JoinedStream:
+        """Pair its events with those of another stream that have the same key and happened within some time of them.
+
+            seen_and_clicked = clicks.join(impressions, on="ad_id", within="10m")
+
+        All pairs are made whose event times are less than `within` apart, whichever of the two came first or happened
+        first; `where` can tell: `joined.where(joined["at"] >= joined["impression_at"])`. A key that is null is equal
+        to none, and an event makes no pair with itself. The event time of a pair, `joined_at`, is the later of the two.
+        Which pairs there are follows from the two topics alone: a late event makes late pairs.
+
+        Args:
+            other: the other stream, of the same or another source.
+            on: the field, or the fields, that must be equal: of the same name and type on both sides.
+            within: how far apart in event time they may be.
+            prefix: goes before the names of the other's fields that this stream has too; by default the name of the
+                other's event class, as in `impression_at`.
+
+        Raises:
+            DefinitionError: if that is impossible, or one side is made of several sources already.
+        """
+        return _joined(self, other, (on,) if isinstance(on, str) else tuple(on), within, prefix)
+
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401  # a Field, which takes any value's place, as on the event class
         """Return one of its fields, to be used in expressions and aggregations.
 
@@ -182,7 +253,8 @@ class Stream:
 
     @property
     def _name(self) -> str:
-        return f"a stream of {self.source.name!r}" if self.steps else f"source {self.source.name!r}"
+        of = " and ".join(repr(source.name) for source in self.sources)
+        return f"a stream of {of}" if self.steps or self.origin is not self.source else f"source {of}"
 
     def _check_fields(self, fields: Iterable[Field]) -> None:
         for field in fields:
@@ -213,6 +285,16 @@ class DerivedStream(Stream):
         return self.base.source
 
     @cached_property
+    def origin(self) -> Stream:
+        """That of the stream that it was made of."""
+        return self.base.origin
+
+    @cached_property
+    def sources(self) -> tuple[KafkaSource, ...]:
+        """Those of the stream that it was made of."""
+        return self.base.sources
+
+    @cached_property
     def steps(self) -> tuple[Step, ...]:  # type: ignore[override]  # likewise
         """Those before, and its own."""
         return (*self.base.steps, self.step)
@@ -224,8 +306,107 @@ class DerivedStream(Stream):
         return EventSchema(before.name, (*before.fields, *self.step.adds), before.event_time)
 
 
+@dataclass(frozen=True)
+class JoinedStream(Stream):
+    """The pairs of events of two streams. Build it with `Stream.join`."""
+
+    left: Stream
+    right: Stream
+    on: tuple[str, ...]
+    within_us: int
+    """Their event times are less than this apart."""
+    prefix: str
+    """Before the names of the fields of the right stream that the left one has too."""
+
+    @cached_property
+    def source(self) -> KafkaSource:  # type: ignore[override]  # computed, as it never changes
+        """That of the left stream."""
+        return self.left.source
+
+    @cached_property
+    def sources(self) -> tuple[KafkaSource, ...]:
+        """Those of both streams: two, or one if they are of the same."""
+        return tuple(dict.fromkeys((self.left.source, self.right.source)))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:  # type: ignore[override]  # likewise
+        """None: those of the two streams are taken before."""
+        return ()
+
+    @cached_property
+    def right_names(self) -> dict[str, str]:
+        """By the name of a field of the right stream, its name in a pair; those of the key are not repeated."""
+        taken = {field.name for field in self.left.schema.fields}
+        names = [field.name for field in self.right.schema.fields if field.name not in self.on]
+        return {name: self.prefix + name if name in taken else name for name in names}
+
+    @cached_property
+    def schema(self) -> EventSchema:  # type: ignore[override]  # likewise
+        """The fields of the left stream, those of the right one, and `joined_at`."""
+        left, meaning = self.left.schema, _digest(self.document())
+        right = [
+            Field(left.name, name, self.right.schema.field(of).type, _digest([meaning, of]))
+            for of, name in self.right_names.items()
+        ]
+        at = Field(left.name, JOINED_AT, ValueType(DType.DATETIME), meaning)
+        return EventSchema(left.name, (*left.fields, *right, at), JOINED_AT)
+
+    def document(self) -> list[object]:
+        """Return what it means, as plain JSON values."""
+        sides = [_document(self.left), _document(self.right)]
+        return ["join", *sides, list(self.on), self.within_us, self.prefix]
+
+    def __str__(self) -> str:
+        steps = "".join(f", {step}" for step in self.right.steps)
+        seconds = self.within_us / SECOND_US
+        return f"join {self.right.source.name}{steps} on {', '.join(self.on)} within {seconds:g} s"
+
+
+def _document(stream: Stream) -> list[object]:
+    source = stream.source
+    steps = [step.document() for step in stream.steps]
+    return [source.name, source.schema.event_time, source.max_future_skew_us, steps]
+
+
+def _joined(left: Stream, right: object, on: tuple[str, ...], within: Duration, prefix: str | None) -> JoinedStream:
+    if not isinstance(right, Stream):
+        msg = f"join() of {left._name} must be given a stream, got {right!r}"  # noqa: SLF001  # the same module's
+        raise DefinitionError(msg)
+    subject = f"a join of {left._name} and {right._name}"  # noqa: SLF001
+    for side in (left, right):
+        if side.origin is not side.source:
+            msg = f"{subject} must be of two streams of one source each"
+            raise DefinitionError(msg, hint="a stream that was joined already cannot be joined again")
+    if left.source.name == right.source.name and left.source != right.source:
+        msg = f"{subject} must know what is in the topic, got two different sources"
+        raise DefinitionError(msg)
+    _check_key(subject, left, right, on)
+    within_us = duration_us(within, subject=f"within of {subject}")
+    if prefix is None:
+        prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", right.schema.name).lower() + "_"
+    joined = JoinedStream(left, right, on, within_us, prefix)
+    names = [*(f.name for f in left.schema.fields), *joined.right_names.values(), JOINED_AT]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or prefix.startswith("_"):
+        msg = f"the fields of {subject} must have names of their own, without '_' in front, got {twice or prefix!r}"
+        raise DefinitionError(msg, hint=f"choose a prefix; {JOINED_AT} is when both had happened")
+    return joined
+
+
+def _check_key(subject: str, left: Stream, right: Stream, on: tuple[str, ...]) -> None:
+    if not on or len(set(on)) < len(on):
+        msg = f"{subject} must be on one or more fields, each once, got {on!r}"
+        raise DefinitionError(msg)
+    for name in on:
+        types = [side.schema.field(name).type.dtype for side in (left, right)]
+        if types[0] is not types[1] or types[0] not in _KEY_TYPES:
+            got = f"{types[0].value} and {types[1].value}"
+            msg = f"{subject} must be on fields of one of the types str, int, bool on both sides, {name!r} is {got}"
+            raise DefinitionError(msg)
+
+
 def source_fields(stream: Stream, names: Iterable[str]) -> set[str]:
-    """Return the fields of the source that must be read to have some fields of a stream, by name: also its steps'."""
+    """Return the fields of the origin that must be read to have some fields of a stream, by name: also its steps'."""
     needed = set(names) | {field.name for step in stream.steps for field in step.reads}
     return needed - {field.name for step in stream.steps for field in step.adds}
 

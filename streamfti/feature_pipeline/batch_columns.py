@@ -6,6 +6,7 @@ small table operations, a few for each group. Now the table library is asked onc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import EventColumns
 from streamfti.compute.event_columns import EventArrays, event_times_us, key_expression, operands_of
-from streamfti.compute.transformations import StreamFrames
+from streamfti.compute.transformations import StreamFrames, transformed
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.streams import Stream
+from streamfti.feature_pipeline.batches import EventBatch
 
 __all__ = ["BatchColumns"]
 
@@ -45,14 +47,14 @@ class BatchColumns:
 
     @classmethod
     def by_group(cls, frame: pl.DataFrame, groups: Iterable[FeatureGroup]) -> dict[str, BatchColumns]:
-        """Take an event frame of a source apart for its groups, by their names; those of one stream share the work."""
+        """Take an event frame apart for groups of its origin, by their names; those of one stream share the work."""
         by_stream: dict[Stream, list[FeatureGroup]] = {}
         for group in groups:
             by_stream.setdefault(group.stream, []).append(group)
         if not by_stream:
             return {}
         partition = frame["_partition"].to_numpy()
-        event_time_us = event_times_us(frame, next(iter(by_stream)).source.schema)
+        event_time_us = event_times_us(frame, next(iter(by_stream)).origin.schema)
         newest = [_highest(partition, times) for times in (event_time_us, frame["_ingest_time_us"].to_numpy())]
         frames = StreamFrames(frame)
         found: dict[str, BatchColumns] = {}
@@ -60,6 +62,18 @@ class BatchColumns:
             columns = cls._of(frames.of(stream), stream, readers, *newest)
             found |= dict.fromkeys((group.name for group in readers), columns)
         return found
+
+    @classmethod
+    def of_pairs(cls, pairs: pl.DataFrame, group: FeatureGroup, batch: EventBatch) -> BatchColumns:
+        """Take the pairs apart that a batch of one of its sources has made for a group.
+
+        Their partitions are lanes; so are those of the newest times, which are the batch's.
+        """
+        partition = batch.frame["_partition"].to_numpy()
+        times_us = event_times_us(batch.frame, batch.source.schema), batch.frame["_ingest_time_us"].to_numpy()
+        lane = functools.partial(group.stream.lane, batch.source)
+        newest = [{lane(p): us for p, us in _highest(partition, times).items()} for times in times_us]
+        return cls._of(transformed(group.stream, pairs), group.stream, [group], *newest)
 
     @classmethod
     def _of(

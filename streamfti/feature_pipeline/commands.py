@@ -20,6 +20,7 @@ from typing_extensions import override
 from streamfti.clock import SystemClock
 from streamfti.definitions.catalog import load_catalog
 from streamfti.definitions.durations import SECOND_US, duration_us
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.sources import HISTORY_PARTITION
 from streamfti.errors import DefinitionError
 from streamfti.feature_pipeline.assembly import Engine, FeatureRun, RunSummary, build_feature_run, metrics_endpoint
@@ -304,12 +305,20 @@ def materialize(
             )
         if done.deleted_keys:
             click.echo(f"{group.name}: {done.deleted_keys:,} keys deleted")
-        places = ", ".join(f"{p} from {offset}" for p, offset in done.positions.items() if p != HISTORY_PARTITION)
-        if HISTORY_PARTITION in done.positions:
-            click.echo(f"{group.name}: {done.positions[HISTORY_PARTITION]:,} of the events are history")
+        places = ", ".join(_place(group, *found) for found in done.positions.items() if found[0] < HISTORY_PARTITION)
+        n_history = sum(offset for lane, offset in done.positions.items() if lane >= HISTORY_PARTITION)
+        if n_history:
+            click.echo(f"{group.name}: {n_history:,} of the events are history")
         if not places:
             places = "0 from the oldest"
         click.echo(f"{group.name}: {done.events:,} events; the stream goes on in partition {places}")
+
+
+def _place(group: FeatureGroup, lane: int, offset: int) -> str:
+    source, partition = group.stream.place(lane)
+    return (
+        f"{partition} from {offset}" if len(group.stream.sources) == 1 else f"{source.name}[{partition}] from {offset}"
+    )
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class GroupChange:
     tiles: int
     too_late: int
     newest_event_time_us: Mapping[int, int]
-    """By partition: the highest event time of the batch."""
+    """By partition (of several sources, by lane): the highest event time of the batch."""
     newest_ingest_time_us: Mapping[int, int]
     side: Sequence[SideWrite] = ()
 
@@ -261,7 +261,7 @@ def _expiry_us(group: FeatureGroup, retention_us: int) -> int:
     length of its window: it may be ahead of the clock, and windows end at hops.
     """
     hop_us = max(feature.window.hop_us for feature in group.features)
-    return retention_us * (_REFRESH_SHARE + 1) // _REFRESH_SHARE + hop_us + group.source.max_future_skew_us
+    return retention_us * (_REFRESH_SHARE + 1) // _REFRESH_SHARE + hop_us + group.max_future_skew_us
 
 
 def progress_after(
@@ -276,7 +276,7 @@ def progress_after(
     Args:
         group: the group.
         before: what is stored, by key; a partition that is absent has not begun.
-        next_offsets: by partition that moves, the offset after the last one considered.
+        next_offsets: by partition that moves (of several sources, by lane), the offset after the last one considered.
         change: what `GroupState.apply` gave.
         now_us: when it is written.
     """

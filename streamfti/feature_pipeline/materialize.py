@@ -16,10 +16,14 @@ import polars as pl
 from streamfti.clock import Clock
 from streamfti.compute.event_columns import fields_read
 from streamfti.compute.stored_state import stored_state
+from streamfti.compute.transformations import LOG_COLUMNS
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.sources import KafkaSource
+from streamfti.definitions.streams import JoinedStream
 from streamfti.errors import ContractError, FencedWriter
 from streamfti.feature_pipeline.group_state import GroupChange, GroupState, progress_after
 from streamfti.feature_pipeline.history import import_history
+from streamfti.feature_pipeline.logged_pairs import logged_pairs
 from streamfti.stores.offline.commits import LogFile
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.snapshot import LogSnapshot
@@ -40,9 +44,9 @@ class Materialized:
     """What was done.
 
     Attributes:
-        events: the events of the log that were applied.
+        events: the events of the log that were applied; of a joined stream, the pairs.
         deleted_keys: what was deleted first.
-        positions: by partition, where the stream goes on.
+        positions: by partition (of several sources, by lane), where the stream goes on.
     """
 
     events: int
@@ -52,11 +56,11 @@ class Materialized:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Events of one partition in the order of their offsets, and the offset after what they stand for."""
+    """Events of one partition in the order of their offsets, and the offset after what they stand for; or pairs."""
 
     frame: pl.DataFrame
-    partition: int
-    next_offset: int
+    next_offsets: Mapping[int, int]
+    """By partition; nothing for pairs."""
 
 
 def materialize(
@@ -70,7 +74,7 @@ def materialize(
     chunk_rows: int = CHUNK_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Materialized:
-    """Fill the records of a group from what the log of its source holds now.
+    """Fill the records of a group from what the logs of its sources hold now.
 
     Commit order:
 
@@ -78,8 +82,10 @@ def materialize(
     2. Import history into the log, if there is any to import, and pin a snapshot of the log.
     3. Write down what the group means, and that filling it has begun; with `force_rebuild`, delete what is stored of
        it, its progress first.
-    4. For each chunk, in the order of partition and offset: write tiles and progress in one transaction.
-    5. Write the progress of the partitions whose log reaches further than its last event, to where it reaches.
+    4. For each chunk, in the order of partition and offset: write tiles and progress in one transaction. Of pairs,
+       which belong to two partitions, write tiles only.
+    5. Write the progress of the partitions whose log reaches further than its last event, to where it reaches. Of
+       pairs, that is all progress.
     6. Write down that it is whole.
 
     From 3 to 6, no feature pipeline and no server starts with the group, and after a death in between none does
@@ -109,28 +115,31 @@ def materialize(
         raise ContractError(msg, hint="stop its feature pipeline, then use --force-rebuild to fill it anew")
     if history is not None:
         import_history(group.source, history, log, clock=clock)
-    snapshot = log.snapshot(group.source)  # 2.
-    if not snapshot.positions:
+    snapshots = {source: log.snapshot(source) for source in group.stream.sources}  # 2.
+    positions = {
+        group.stream.lane(source, p): offset for source, of in snapshots.items() for p, offset in of.positions.items()
+    }
+    if not positions:
         msg = f"the log of source {group.source.name!r} must hold something to fill {group.name!r} from, got nothing"
         raise ContractError(msg, hint="is --home the right folder? a group of a new source needs no materialize")
     begin_filling(redis_url, group, stored_state(group))  # 3.
     deleted = delete_values(redis_url, group) if force_rebuild else 0
-    writer = OnlineWriter(redis_url, [progress_key(group, p) for p in snapshot.positions])
+    writer = OnlineWriter(redis_url, [progress_key(group, lane) for lane in positions])
     try:
         if writer.progress:
             msg = f"feature group {group.name!r} must have no writer while it is filled, but somebody began to write it"
             raise FencedWriter(msg, hint="stop its feature pipeline, then run this with --force-rebuild")
         filler, done = _Filler(group, writer, clock), 0
-        for chunk in _chunks(group, log, snapshot, chunk_rows):
+        for chunk in _chunks(group, log, snapshots, chunk_rows):
             filler.apply(chunk)  # 4.
             done += chunk.frame.height
             if on_progress is not None:
-                on_progress(done, snapshot.rows)
-        filler.advance(snapshot.positions)  # 5.
+                on_progress(done, sum(snapshot.rows for snapshot in snapshots.values()))
+        filler.advance(positions)  # 5.
     finally:
         writer.close()
     end_filling(redis_url, group, stored_state(group))  # 6.
-    return Materialized(snapshot.rows, deleted, snapshot.positions)
+    return Materialized(done, deleted, positions)
 
 
 class _Filler:
@@ -140,17 +149,27 @@ class _Filler:
         self._group, self._writer, self._clock = group, writer, clock
         self._state = GroupState(group, writer.read)
         self._progress: dict[bytes, Progress] = {}
+        self._newest_event_us: dict[int, int] = {}
+        self._newest_ingest_us: dict[int, int] = {}
 
     def apply(self, chunk: _Chunk) -> None:
         now_us = self._clock.now_us()
         change = self._state.apply(chunk.frame, now_us)
-        self._commit({chunk.partition: chunk.next_offset}, change, now_us)
+        for newest, of in (
+            (self._newest_event_us, change.newest_event_time_us),
+            (self._newest_ingest_us, change.newest_ingest_time_us),
+        ):
+            newest.update({lane: max(us, newest.get(lane, 0)) for lane, us in of.items()})
+        self._commit(chunk.next_offsets, change, now_us)
 
     def advance(self, positions: Mapping[int, int]) -> None:
         """Move the progress of the partitions that are behind the positions."""
         behind = {p: offset for p, offset in positions.items() if self._next_offset(p) < offset}
         if behind:
-            self._commit(behind, _NOTHING, self._clock.now_us())
+            newest = replace(
+                _NOTHING, newest_event_time_us=self._newest_event_us, newest_ingest_time_us=self._newest_ingest_us
+            )
+            self._commit(behind, newest, self._clock.now_us())
 
     def _next_offset(self, partition: int) -> int:
         progress = self._progress.get(progress_key(self._group, partition))
@@ -162,13 +181,21 @@ class _Filler:
         self._progress |= progress
 
 
-def _chunks(group: FeatureGroup, log: OfflineLog, snapshot: LogSnapshot, chunk_rows: int) -> Iterator[_Chunk]:
-    """Read a snapshot by partition and offset; never more in memory than some commits."""
-    columns = fields_read(group) | {"_partition", "_offset", "_ingest_time_us"}
+def _chunks(
+    group: FeatureGroup, log: OfflineLog, snapshots: Mapping[KafkaSource, LogSnapshot], chunk_rows: int
+) -> Iterator[_Chunk]:
+    """Read snapshots by partition and offset, pairs by day; never more in memory than some commits, or days."""
+    origin = group.stream.origin
+    if isinstance(origin, JoinedStream):
+        for pairs in logged_pairs(origin, fields_read(group), log, snapshots):
+            yield from (_Chunk(part, {}) for part in pairs.iter_slices(chunk_rows))
+        return
+    columns = fields_read(group) | LOG_COLUMNS
+    snapshot = snapshots[group.source]
     for files in _runs(snapshot.files, chunk_rows):
         frame = log.read(group.source, replace(snapshot, files=tuple(files)), columns=columns).sort("_offset")
         for part in frame.iter_slices(chunk_rows):
-            yield _Chunk(part, files[0].partition, part["_offset"][-1] + 1)
+            yield _Chunk(part, {files[0].partition: part["_offset"][-1] + 1})
 
 
 def _runs(files: Iterable[LogFile], enough_rows: int) -> Iterator[list[LogFile]]:

@@ -6,7 +6,8 @@ and what a death in between means, stands in `FeaturePipeline.process`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -17,7 +18,8 @@ from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.sources import HISTORY_PARTITION, KafkaSource
-from streamfti.errors import ContractError
+from streamfti.definitions.streams import JoinedStream
+from streamfti.errors import ContractError, DefinitionError
 from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
 from streamfti.feature_pipeline.dead_letters import DeadLetterProducer
@@ -25,6 +27,7 @@ from streamfti.feature_pipeline.decoding import EventDecoder
 from streamfti.feature_pipeline.group_state import GroupState, progress_after
 from streamfti.feature_pipeline.kafka_source import Partition
 from streamfti.feature_pipeline.metrics import FeaturePipelineMetrics
+from streamfti.feature_pipeline.pair_finder import PairFinder
 from streamfti.feature_pipeline.runner import BatchReader
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.schema import columns_fingerprint
@@ -87,26 +90,40 @@ class FeaturePipeline:
         also: Catalog | None = None,
     ) -> None:
         sources = [catalog.source(name) for name in partitions]
+        self._sources = {s.name: s for s in sources}
         self._families = {s.name: (catalog.groups_of(s), _others(catalog, also, s)) for s in sources}
         self._groups = {name: own + others for name, (own, others) in self._families.items()}
         self._partitions = partitions
         self._decoder, self._dead_letters, self._clock, self._metrics = decoder, dead_letters, clock, metrics
         self._log_policy = log_policy or LogPolicy()
         for group in self._all_groups():
+            _check_sources(group, partitions)
             register_group(redis_url, group, stored_state(group))
-        keys = [progress_key(g, p) for g in self._all_groups() for p in (*partitions[g.source.name], HISTORY_PARTITION)]
+        keys = [progress_key(g, lane) for g in self._all_groups() for lane in self._lanes(g)]
         self._online = OnlineWriter(redis_url, keys)
         self._applied = self._online.progress
-        self._states = {(g.name, g.version): GroupState(g, self._online.read) for g in self._all_groups()}
+        self._states = {_id(g): GroupState(g, self._online.read) for g in self._all_groups()}
         self._span_us = {name: _longest_span_us(groups) for name, groups in self._groups.items()}
         self._log_positions = {s.name: log.positions(s) for s in sources}
         self._log_writers: dict[str, LogWriter] = {s.name: log.writer(s) for s in sources}
+        self._pairs = PairFinder(self._all_groups(), log)
+        self._waiting: dict[_GroupId, deque[EventBatch]] = {
+            _id(g): deque() for g in self._all_groups() if isinstance(g.stream.origin, JoinedStream)
+        }
         self._buffered_since: dict[str, float] = {}
         self._committed: dict[Partition, int] = {}
         self._reported = clock.monotonic()
 
     def _all_groups(self) -> Iterable[FeatureGroup]:
-        return (group for groups in self._groups.values() for group in groups)
+        """Return the groups of all sources, each once."""
+        return {_id(group): group for groups in self._groups.values() for group in groups}.values()
+
+    def _lanes(self, group: FeatureGroup) -> list[int]:
+        return [
+            group.stream.lane(s, p)
+            for s in group.stream.sources
+            for p in (*self._partitions[s.name], HISTORY_PARTITION)
+        ]
 
     def positions(self) -> dict[Partition, int | None]:
         """Return where reading of each partition must begin: the lowest position of its sinks; None is the oldest.
@@ -120,8 +137,8 @@ class FeaturePipeline:
             for partition in partitions:
                 logged = self._log_positions[name].get(partition)
                 own, others = self._families[name]
-                applied = {g.name: self._next_offset(g, partition) for g in own}
-                applied |= {f"{g.name} version {g.version}": self._next_offset(g, partition) for g in others}
+                applied = {g.name: self._next_offset(g, name, partition) for g in own}
+                applied |= {f"{g.name} version {g.version}": self._next_offset(g, name, partition) for g in others}
                 positions[name, partition] = start_positions(name, logged, applied)
         return positions
 
@@ -131,12 +148,11 @@ class FeaturePipeline:
             return
         for group in self._groups[name]:
             partitions = (*self._partitions[name], HISTORY_PARTITION)
-            if all(self._next_offset(group, partition) is None for partition in partitions):
+            if all(self._next_offset(group, name, partition) is None for partition in partitions):
                 raise _not_filled(group.name, name)
 
-    def _next_offset(self, group: FeatureGroup, partition: int) -> int | None:
-        progress = self._applied.get(progress_key(group, partition))
-        return None if progress is None else progress.next_offset
+    def _next_offset(self, group: FeatureGroup, source: str, partition: int) -> int | None:
+        return self._applied_offsets(group).get(group.stream.lane(self._sources[source], partition))
 
     def decode(self, batch: MessageBatch) -> EventBatch:
         """Make events of messages; no effect on anything."""
@@ -147,12 +163,15 @@ class FeaturePipeline:
 
         1. deliver its dead letters and wait for the broker's word;
         2. buffer its events for the offline log;
-        3. merge them into tiles, and write tiles and progress of all groups in one transaction;
+        3. merge them, or the pairs that they make, into tiles, and write tiles and progress of all groups in one
+           transaction;
         4. make the log durable, if it is due.
 
         A death after 1 delivers the dead letters again. A death before the end of 3 leaves the online store as it
         was. A death after 3 leaves the log behind: the next start reads from the log's position, and the groups
-        drop what they have applied. Neither store ever holds an event twice.
+        drop what they have applied. Neither store ever holds an event twice. A group of two sources does nothing
+        after a restart until all that it had applied has been read again, from the log and from Kafka: batches wait
+        for that in memory.
 
         Raises:
             FencedWriter: if another process writes the same partitions.
@@ -179,40 +198,75 @@ class FeaturePipeline:
         return batch.frame.with_columns(too_late.alias("_too_late"))
 
     def _apply(self, batch: EventBatch) -> None:
-        """Step 3: each group drops what it has applied already, then all are written at once."""
+        """Step 3: all groups that can take the batch now, then what has waited and can be taken with it."""
+        self._pairs.take(batch)
+        at_once = [group for group in self._groups[batch.source.name] if not self._waits(group)]
+        self._apply_to(at_once, batch)
+        for group in self._groups[batch.source.name]:
+            if group not in at_once:
+                self._waiting[_id(group)].append(batch)
+        for group in self._all_groups():
+            while self._waiting.get(_id(group)) and self._has_read(group):
+                self._apply_to([group], self._waiting[_id(group)].popleft())
+
+    def _waits(self, group: FeatureGroup) -> bool:
+        """Say whether a group cannot take a batch yet: after a restart, until the partners of what comes are known."""
+        return _id(group) in self._waiting and bool(self._waiting[_id(group)] or not self._has_read(group))
+
+    def _has_read(self, group: FeatureGroup) -> bool:
+        origin = group.stream.origin
+        return not isinstance(origin, JoinedStream) or self._pairs.has_read(origin, self._applied_offsets(group))
+
+    def _apply_to(self, groups: Sequence[FeatureGroup], batch: EventBatch) -> None:
+        """Let each group drop what it has applied already, then write all of them at once."""
         began = self._clock.monotonic()
         now_us = self._clock.now_us()
         slots = SlotWrites()
         side: list[SideWrite] = []
         expiries: dict[bytes, int] = {}
         progress: dict[bytes, Progress] = {}
-        for groups in self._families[batch.source.name]:
-            columns = BatchColumns.by_group(batch.frame, groups)
-            for group in groups:
-                news = self._news(group, batch.next_offsets)
-                if not news:
-                    continue
-                state = self._states[group.name, group.version]
-                change = state.merge(columns[group.name], self._applied_offsets(group), now_us)
-                slots.extend(change.slots)
-                side += change.side
-                expiries |= change.expiries_ms
-                progress |= progress_after(group, self._applied, news, change, now_us)
-                self._metrics.tiles.labels(group.name).inc(change.tiles)
-                self._metrics.too_late.labels(group.name).inc(change.too_late)
+        news = {_id(group): self._news(group, batch) for group in groups}
+        behind = [group for group in groups if news[_id(group)]]
+        columns = self._columns(behind, batch)
+        for group in behind:
+            applied = {} if _id(group) in self._waiting else self._applied_offsets(group)  # of pairs, all are new
+            change = self._states[_id(group)].merge(columns[_id(group)], applied, now_us)
+            slots.extend(change.slots)
+            side += change.side
+            expiries |= change.expiries_ms
+            progress |= progress_after(group, self._applied, news[_id(group)], change, now_us)
+            self._metrics.tiles.labels(group.name).inc(change.tiles)
+            self._metrics.too_late.labels(group.name).inc(change.too_late)
         if progress:
             self._online.commit(slots, expiries, progress, side)
             self._applied |= progress
             self._measure(batch, began)
 
-    def _applied_offsets(self, group: FeatureGroup) -> dict[int, int]:
-        offsets = {p: self._next_offset(group, p) for p in self._partitions[group.source.name]}
-        return {p: offset for p, offset in offsets.items() if offset is not None}
+    def _columns(self, groups: Collection[FeatureGroup], batch: EventBatch) -> dict[_GroupId, BatchColumns]:
+        """Return, by group, the events of a batch, or the pairs that those not applied make."""
+        found: dict[_GroupId, BatchColumns] = {}
+        wanted = {_id(group) for group in groups} - self._waiting.keys()
+        for family in self._families[batch.source.name]:
+            alone = [group for group in family if _id(group) in wanted]
+            columns = BatchColumns.by_group(batch.frame, alone)
+            found |= {_id(group): columns[group.name] for group in alone}
+        for group in groups:
+            origin = group.stream.origin
+            if isinstance(origin, JoinedStream):
+                pairs = self._pairs.pairs(origin, batch, self._applied_offsets(group))
+                found[_id(group)] = BatchColumns.of_pairs(pairs, group, batch)
+        return found
 
-    def _news(self, group: FeatureGroup, next_offsets: Mapping[int, int]) -> dict[int, int]:
-        """Return the partitions that this batch moves forward for a group."""
+    def _applied_offsets(self, group: FeatureGroup) -> dict[int, int]:
+        """Return how far a group has applied its lanes; one that has not begun is left out."""
+        found = ((lane, self._applied.get(progress_key(group, lane))) for lane in self._lanes(group))
+        return {lane: progress.next_offset for lane, progress in found if progress is not None}
+
+    def _news(self, group: FeatureGroup, batch: EventBatch) -> dict[int, int]:
+        """Return the lanes that a batch moves forward for a group, and where to."""
         applied = self._applied_offsets(group)
-        return {p: offset for p, offset in next_offsets.items() if offset > applied.get(p, 0)}
+        lanes = {group.stream.lane(batch.source, p): offset for p, offset in batch.next_offsets.items()}
+        return {lane: offset for lane, offset in lanes.items() if offset > applied.get(lane, 0)}
 
     def _measure(self, batch: EventBatch, began: float) -> None:
         name = batch.source.name
@@ -232,6 +286,7 @@ class FeaturePipeline:
             writer.flush()
             del self._buffered_since[name]
             self._log_positions[name] = writer.positions
+            self._pairs.log_moved(self._sources[name])
             self._metrics.flush.labels("offline").observe(self._clock.monotonic() - began)
             self._metrics.log_rows.labels(name).inc(rows)
 
@@ -257,7 +312,7 @@ class FeaturePipeline:
         for name, partitions in self._partitions.items():
             for partition in partitions:
                 offsets = [self._log_positions[name].get(partition, 0)]
-                offsets += [self._next_offset(g, partition) or 0 for g in self._groups[name]]
+                offsets += [self._next_offset(g, name, partition) or 0 for g in self._groups[name]]
                 durable[name, partition] = min(offsets)
         return durable
 
@@ -265,6 +320,14 @@ class FeaturePipeline:
         """Make everything durable and let go of the online store."""
         self.flush_log()
         self._online.close()
+
+
+_GroupId = tuple[str, int]
+
+
+def _id(group: FeatureGroup) -> _GroupId:
+    """Return its name and version: two versions may be kept up to date side by side."""
+    return group.name, group.version
 
 
 def _others(catalog: Catalog, also: Catalog | None, source: KafkaSource) -> tuple[FeatureGroup, ...]:
@@ -276,6 +339,18 @@ def _others(catalog: Catalog, also: Catalog | None, source: KafkaSource) -> tupl
         raise ContractError(msg)
     own = {(group.name, group.version) for group in catalog.groups_of(source)}
     return tuple(group for group in also.groups_of(source) if (group.name, group.version) not in own)
+
+
+def _check_sources(group: FeatureGroup, partitions: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a group that would see only one side of its join.
+
+    Raises:
+        DefinitionError: if a source of the group is not run.
+    """
+    missing = [source.name for source in group.stream.sources if source.name not in partitions]
+    if missing:
+        msg = f"feature group {group.name!r} must be run with all of its sources, got none of {missing[0]!r}"
+        raise DefinitionError(msg, hint=f"add --source {missing[0]}: one process pairs the events of both")
 
 
 def _longest_span_us(groups: Iterable[FeatureGroup]) -> int:

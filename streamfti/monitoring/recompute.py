@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from streamfti.compute.joins import members, of_each_member
 from streamfti.compute.point_in_time import EventIndex, point_in_time
 from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Feature
@@ -49,6 +50,15 @@ def coverage(group: FeatureGroup, events: pl.DataFrame, served: ServedFeatures) 
     For each partition, whose offsets are ranked from 1 on: the running maximum of the ranks up to the query time must
     have been applied, the minimum of those after it must not. Both run within an entity, which is the higher digit.
     """
+    found = [_member_coverage(group, member, served) for member in of_each_member(events)]
+    # A pair has been applied when both of its events have. That one has says too much, which only costs time.
+    lacking = np.logical_or.reduce([of_member.lacking for of_member in found])
+    ahead = np.logical_or.reduce([of_member.ahead for of_member in found])
+    return Coverage(lacking, ahead)
+
+
+def _member_coverage(group: FeatureGroup, events: pl.DataFrame, served: ServedFeatures) -> Coverage:
+    """Compare the events, or one member of all pairs."""
     index = EventIndex.of(group, events, served.keys)
     sorted_events, n = index.events, len(index.events)
     at = index.first_not_before(served.query_time_us)
@@ -133,13 +143,15 @@ def applied_events(
     read_of_row = number.to_numpy()
     for first, stop in _parts(reads, events, names):
         own = reads[first:stop]
-        seen = events.join(own, on=names, how="inner").filter(_was_applied(served.applied)).drop(applied)
+        mine = events.join(own, on=names, how="inner")
+        seen = mine.filter(_was_applied(served.applied, member) for member in members(events)).drop(applied)
         part = np.flatnonzero((read_of_row >= first) & (read_of_row < stop))
         yield rows[part], seen, asked[part].select(names).with_columns(number.gather(part))
 
 
-def _was_applied(applied: Mapping[int, object]) -> pl.Expr:
-    tests = [(pl.col("_partition") == p) & (pl.col("_offset") < pl.col(f"_applied_{p}")) for p in applied]
+def _was_applied(applied: Mapping[int, object], member: tuple[str, str]) -> pl.Expr:
+    partition, offset = map(pl.col, member)
+    tests = [(partition == p) & (offset < pl.col(f"_applied_{p}")) for p in applied]
     return pl.any_horizontal(tests) if tests else pl.lit(value=False)
 
 

@@ -11,7 +11,7 @@ once for all probes of an entity, which is why asking is not more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -21,12 +21,12 @@ import polars as pl
 
 from streamfti.clock import Clock
 from streamfti.compute.event_columns import fields_read
-from streamfti.compute.transformations import transformed
+from streamfti.compute.transformations import SourceReader, stream_events
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.fingerprint import group_fingerprint, service_fingerprint
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.definitions.streams import source_fields
+from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError
 from streamfti.monitoring.online_reads import ask_online
 from streamfti.monitoring.probes import draw_probes
@@ -89,8 +89,8 @@ def ask_drawn(
     """
     for number, (group, features) in enumerate(asked):
         share = n // len(asked) + (number < n % len(asked))
-        needed = source_fields(group.stream, [*group.entity, group.stream.schema.event_time])
-        known = transformed(group.stream, stores.log.read(group.source, columns=needed))
+        needed = [*group.entity, group.stream.schema.event_time]
+        known = stream_events(group.stream, needed, _reader(stores.log, {}))
         probes = draw_probes(group, features, known, share, np.random.default_rng([seed, number]))
         del known
         with VectorWriter(folder / f"{group.name}.parquet", group, features, group_fingerprint(group)) as writer:
@@ -132,14 +132,13 @@ def verify_vectors(
         if not features:
             msg = f"{file.path} must have features of {group.name!r}, got none that is defined"
             raise ContractError(msg)
-        snapshot = _awaited(file, group, stores, log_wait_s)
+        snapshots = _awaited(file, group, stores, log_wait_s)
+        log_positions = _lane_positions(group, snapshots)
         (stored,) = read_meanings(stores.online, [group])
         since_us = None if stored is None else stored.registered_at_us
         for served in file.read(group, _fingerprints(catalog, group), _PROBES_AT_ONCE):
-            events = _events_of(group, served, stores.log, snapshot)
-            found = verify_group(
-                group, features, events, served, log_positions=snapshot.positions, stored_since_us=since_us
-            )
+            events = _events_of(group, served, stores.log, snapshots)
+            found = verify_group(group, features, events, served, log_positions=log_positions, stored_since_us=since_us)
             report.add(found)
             if rows is not None:
                 rows.write(group, found)
@@ -153,31 +152,56 @@ def _fingerprints(catalog: Catalog, group: FeatureGroup) -> frozenset[str]:
     return frozenset([group_fingerprint(group), *map(service_fingerprint, services)])
 
 
-def _awaited(file: VectorFile, group: FeatureGroup, stores: Stores, log_wait_s: float) -> LogSnapshot:
-    """Return the log, once it holds all that had been applied; after the time-out, as it is."""
+Snapshots = Mapping[KafkaSource, LogSnapshot]
+
+
+def _awaited(file: VectorFile, group: FeatureGroup, stores: Stores, log_wait_s: float) -> Snapshots:
+    """Return the logs of a group's sources, once they hold all that had been applied; after the time-out, as they are.
+
+    The log of one source may be further than that of another: what had not been applied is left out by its position.
+    """
     highest = file.highest_applied()
     deadline = stores.clock.monotonic() + log_wait_s
     while True:
-        snapshot = stores.log.snapshot(group.source)
-        reached = all(snapshot.positions.get(p, 0) >= offset for p, offset in highest.items())
+        snapshots = {source: stores.log.snapshot(source) for source in group.stream.sources}
+        positions = _lane_positions(group, snapshots)
+        reached = all(positions.get(lane, 0) >= offset for lane, offset in highest.items())
         if reached or stores.clock.monotonic() >= deadline:
-            return snapshot
+            return snapshots
         time.sleep(_POLL_S)
 
 
-def _events_of(group: FeatureGroup, served: ServedFeatures, log: OfflineLog, snapshot: LogSnapshot) -> pl.DataFrame:
-    """Return the events of the group's stream that are of the entities of some reads, as its features need them."""
-    needed = fields_read(group) | {"_partition", "_offset", "_ingest_time_us"}
-    entities = served.keys.unique().drop_nulls()
-    parts = [
-        transformed(group.stream, log.read(group.source, part, columns=needed)).join(
-            entities, on=list(group.entity), how="semi"
-        )
-        for part in _parts(snapshot)
-    ]
-    if not parts:
-        return transformed(group.stream, log.read(group.source, snapshot, columns=needed))
-    return pl.concat(parts)
+def _lane_positions(group: FeatureGroup, snapshots: Snapshots) -> dict[int, int]:
+    return {
+        group.stream.lane(source, partition): offset
+        for source, snapshot in snapshots.items()
+        for partition, offset in snapshot.positions.items()
+    }
+
+
+def _events_of(group: FeatureGroup, served: ServedFeatures, log: OfflineLog, snapshots: Snapshots) -> pl.DataFrame:
+    """Return the events of the group's stream that are of the entities of some reads, as its features need them.
+
+    Those of a source come some at a time; pairs of two are made at once, as either log may hold the other's partner.
+    """
+    needed, entities = fields_read(group), served.keys.unique().drop_nulls()
+    parts = [snapshots]
+    if isinstance(group.stream.origin, KafkaSource):
+        parts = [{group.source: part} for part in _parts(snapshots[group.source])] or parts
+    return pl.concat(
+        stream_events(group.stream, needed, _reader(log, part)).join(entities, on=list(group.entity), how="semi")
+        for part in parts
+    )
+
+
+def _reader(log: OfflineLog, snapshots: Snapshots) -> SourceReader:
+    """Return what reads sources from the log, whole: from a snapshot, or as it is now."""
+
+    def read(source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
+        del earlier_us  # all of it is read
+        return log.read(source, snapshots.get(source), columns=columns)
+
+    return read
 
 
 def _parts(snapshot: LogSnapshot) -> Iterator[LogSnapshot]:

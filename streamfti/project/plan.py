@@ -19,6 +19,7 @@ from streamfti.definitions.models import Model
 from streamfti.definitions.on_demand import OnDemandFeature
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource, WireFormat
+from streamfti.definitions.streams import JoinedStream, Stream
 from streamfti.feature_pipeline.encoding import wire_schema
 from streamfti.project.changes import meaning_changes, state_changes
 from streamfti.stores.online.meaning import StoredMeaning
@@ -213,7 +214,7 @@ def _group(
         name=group.name,
         version=group.version,
         source=group.source.name,
-        steps=[str(step) for step in group.stream.steps],
+        steps=_steps(group.stream),
         entity={f.name: f.type.dtype.value for f in group.entity_fields},
         features=[_feature(f) for f in group.features],
         rings=[RingPlan(None if r.is_lifetime else r.hop_us, r.n_slots, r.slot_bytes) for r in layout.rings],
@@ -244,6 +245,12 @@ def _changes(base: StoredMeaning | None, own: StoredMeaning) -> list[str]:
     if base.meaning is None:
         return ["what it meant before was not written down, but for its fingerprint"]
     return meaning_changes(base.meaning, own.meaning or {})
+
+
+def _steps(stream: Stream) -> list[str]:
+    origin = stream.origin
+    before = [*origin.left.steps, origin] if isinstance(origin, JoinedStream) else []
+    return [str(step) for step in (*before, *stream.steps)]
 
 
 def _state(own: StoredMeaning, stored: StoredMeaning | None) -> GroupState:

@@ -6,7 +6,7 @@ history. Only storage and transport are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from streamfti.clock import ManualClock, from_us, to_us
 from streamfti.compute.entity_keys import encode_key
+from streamfti.compute.event_columns import fields_read
+from streamfti.compute.joins import MEMBERS
 from streamfti.compute.on_demand import OnDemandPlan
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.returned_values import AnyColumn
-from streamfti.compute.transformations import transformed
+from streamfti.compute.transformations import stream_events
 from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.dtypes import DType
@@ -30,11 +32,13 @@ from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.request_features import RequestFeature
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
+from streamfti.definitions.streams import JoinedStream, Stream
 from streamfti.errors import ContractError, DefinitionError, ServingError, StreamFTIError, TrainingError, did_you_mean
 from streamfti.testing.event_frames import event_frame, frame_schema
 from streamfti.testing.feature_values import FeatureValues, Value, first_row
 from streamfti.testing.json_events import json_event
-from streamfti.testing.naive import PlacedEvent
+from streamfti.testing.naive import Placed, PlacedEvent
+from streamfti.testing.naive_joins import naive_pairs
 from streamfti.testing.online_table import OnlineTable
 from streamfti.testing.skew import differences
 
@@ -180,8 +184,35 @@ class Harness:
 
     def _apply_frame(self, source: str, frame: pl.DataFrame) -> None:
         for table in self._tables:
-            if table.group.source.name == source:
+            origin = table.group.stream.origin
+            if isinstance(origin, JoinedStream):
+                self._apply_pairs(table, origin, source, frame)
+            elif table.group.source.name == source:
                 table.apply_new(frame)
+
+    def _apply_pairs(self, table: OnlineTable, join: JoinedStream, source: str, frame: pl.DataFrame) -> None:
+        """Apply the pairs that a batch of a source has made with all that came before it, unless that was done."""
+        sides = zip((join.left, join.right), MEMBERS, strict=True)
+        offsets = [offset for side, (_, offset) in sides if side.source.name == source]
+        if not offsets or frame.is_empty():
+            return
+        first, end = frame["_offset"][0], frame["_offset"][-1] + 1
+        if table.advance(join.lane(self._sources[source], 0), end):
+            pairs, _ = self._of_origin(join)
+            table.apply(pairs.filter(pl.any_horizontal(pl.col(offset) >= first for offset in offsets)))
+
+    def _of_origin(self, origin: Stream) -> tuple[pl.DataFrame, Sequence[Placed]]:
+        """Return all events of a source, or all pairs of a join, as a frame and as the naive evaluator takes them."""
+        frame = stream_events(origin, (field.name for field in origin.schema.fields), self._read)
+        if isinstance(origin, JoinedStream):
+            sides = (self._placed[side.source.name] for side in (origin.left, origin.right))
+            return frame, list(naive_pairs(origin, *sides))
+        return frame, self._placed[origin.source.name]
+
+    def _read(self, source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
+        """Return all events of a source."""
+        del columns, earlier_us
+        return pl.concat(self._history[source.name])
 
     def _source_of(self, event: Event, source: KafkaSource | None) -> KafkaSource:
         carrying = [s for s in self._sources.values() if s.event is type(event)]
@@ -270,13 +301,7 @@ class Harness:
         found = [
             line
             for table, (group, features) in zip(self._tables, self._features, strict=True)
-            for line in differences(
-                table,
-                features,
-                pl.concat(self._history[group.source.name]),
-                self._placed[group.source.name],
-                now_us,
-            )
+            for line in differences(table, features, *self._of_origin(group.stream.origin), now_us)
         ]
         if found:
             shown = "\n".join(f"  {line}" for line in found[:_SHOWN_DIFFERENCES])
@@ -291,7 +316,7 @@ class Harness:
         key: Mapping[str, Value],
         at_us: NDArray[np.int64],
     ) -> dict[str, FeatureColumn]:
-        events = transformed(group.stream, pl.concat(self._history[group.source.name]))
+        events = stream_events(group.stream, fields_read(group), self._read)
         columns = frame_schema(group.stream.schema)
         keys = pl.DataFrame(
             {name: [key[name]] for name in group.entity}, schema={name: columns[name] for name in group.entity}
@@ -365,9 +390,9 @@ def _features_by_group(
 
 def _sources(groups: Iterable[FeatureGroup]) -> dict[str, KafkaSource]:
     sources: dict[str, KafkaSource] = {}
-    for group in groups:
-        if sources.setdefault(group.source.name, group.source) != group.source:
-            msg = f"two different sources are named {group.source.name!r}; names must be unique"
+    for source in (source for group in groups for source in group.stream.sources):
+        if sources.setdefault(source.name, source) != source:
+            msg = f"two different sources are named {source.name!r}; names must be unique"
             raise DefinitionError(msg)
     return sources
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from streamfti.clock import to_us
 from streamfti.definitions.aggregations import Aggregation, Feature
@@ -21,12 +21,26 @@ from streamfti.definitions.events import Event
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.testing.naive_expressions import naive_row, naive_value
 
-__all__ = ["NAIVE_KINDS", "Head", "PlacedEvent", "naive_feature"]
+__all__ = ["NAIVE_KINDS", "Head", "Placed", "PlacedEvent", "naive_feature"]
 
 Value = int | float | str
 
 Head = Literal["query_time", "applied"]
 """Where a window ends: at the query time (excluded), or with whatever has been applied, also ahead of the clock."""
+
+
+class Placed(Protocol):
+    """What is counted: an event, or a pair of two, as `naive_pairs` gives them."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """Its fields by name, before any step."""
+        ...
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """What breaks ties of event time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +51,21 @@ class PlacedEvent:
     partition: int = 0
     offset: int = 0
 
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """Those of the event."""
+        return self.event.values()
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Partition and offset."""
+        return self.partition, self.offset
+
 
 def naive_feature(
     feature: Feature,
     group: FeatureGroup,
-    events: Iterable[PlacedEvent],
+    events: Iterable[Placed],
     entity_key: Mapping[str, object],
     query_time_us: int,
     *,
@@ -54,7 +78,7 @@ def naive_feature(
     Args:
         feature: the feature.
         group: its group, which says what the entity is.
-        events: all events of the group's source, in any order.
+        events: all events of the origin of the group's stream (its source, or the pairs of a join), in any order.
         entity_key: the entity's key fields by name. If one is None there is no entity, and no value.
         query_time_us: q, microseconds since the epoch.
         head: `"applied"` gives what serving answers by its own clock: the given events count also at and after q.
@@ -68,7 +92,7 @@ def naive_feature(
             for row in map(partial(_row, group), events)
             if row is not None and row.key == key and (head == "applied" or row.at_us < query_time_us)
         ),
-        key=lambda row: row[:3],
+        key=lambda row: row[:2],
     )
     hop_us = feature.window.hop_us
     start_us = (query_time_us - feature.window.length_us) // hop_us * hop_us
@@ -81,19 +105,18 @@ def naive_feature(
 
 class _Row(NamedTuple):
     at_us: int
-    partition: int
-    offset: int
+    order: tuple[int, ...]
     key: tuple[object, ...]
     values: Mapping[str, object]
 
 
-def _row(group: FeatureGroup, placed: PlacedEvent) -> _Row | None:
+def _row(group: FeatureGroup, placed: Placed) -> _Row | None:
     """Return an event of the group's stream; None if the stream leaves it out."""
-    values = naive_row(group.stream, placed.event.values())
+    values = naive_row(group.stream, placed.fields)
     if values is None:
         return None
-    at_us = to_us(values[group.source.schema.event_time])
-    return _Row(at_us, placed.partition, placed.offset, tuple(values[name] for name in group.entity), values)
+    at_us = to_us(values[group.stream.schema.event_time])
+    return _Row(at_us, placed.order, tuple(values[name] for name in group.entity), values)
 
 
 def _value(feature: Feature, rows: list[_Row], query_time_us: int) -> Value | None:

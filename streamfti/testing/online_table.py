@@ -60,12 +60,21 @@ class OnlineTable:
         is_new = [offset >= self._next_offsets.get(partition, 0) for partition, offset in places]
         self.apply(frame.filter(pl.Series(is_new, dtype=pl.Boolean)))
         for partition, offset in places:
-            self._next_offsets[partition] = max(self._next_offsets.get(partition, 0), offset + 1)
+            self.advance(partition, offset + 1)
+
+    def advance(self, lane: int, next_offset: int) -> bool:
+        """Note how far a partition (of several sources, a lane) has been applied; return whether that is further."""
+        before = self._next_offsets.get(lane, 0)
+        self._next_offsets[lane] = max(before, next_offset)
+        return next_offset > before
 
     def apply(self, frame: pl.DataFrame) -> None:
-        """Apply one batch of events, whatever their offsets: an event frame of the group's source, in any order.
+        """Apply one batch, whatever their offsets: an event frame of the origin of the group's stream, in any order.
 
         Those that its stream leaves out, and those in which a field of the entity key is null, are passed over.
+
+        Args:
+            frame: events of its source; of a joined stream, pairs.
         """
         events = transformed(self.group.stream, frame)
         keyed = events.with_columns(key_expression(self.group.entity_fields).alias(_KEY)).drop_nulls(_KEY)

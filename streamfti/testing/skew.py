@@ -16,7 +16,7 @@ from streamfti.compute.transformations import transformed
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.aggregations import Feature
 from streamfti.testing.feature_values import Value
-from streamfti.testing.naive import NAIVE_KINDS, Head, PlacedEvent, naive_feature
+from streamfti.testing.naive import NAIVE_KINDS, Head, Placed, naive_feature
 from streamfti.testing.online_table import OnlineTable
 
 __all__ = ["differences"]
@@ -27,7 +27,7 @@ _ABSOLUTE = 1e-7
 
 
 def differences(
-    table: OnlineTable, features: Sequence[Feature], history: pl.DataFrame, events: Sequence[PlacedEvent], now_us: int
+    table: OnlineTable, features: Sequence[Feature], history: pl.DataFrame, events: Sequence[Placed], now_us: int
 ) -> Iterator[str]:
     """Iterate over the values on which the sides do not agree, each as a line that says what each side says.
 
@@ -47,7 +47,7 @@ def differences(
     online = table.read(features, [encode_key(key) for key in keys.iter_rows()], at_us)
     offline = point_in_time(group, features, seen, keys, at_us)
     largest = {feature.name: _largest(feature, seen) for feature in features}
-    is_settled = all(to_us(e.event.values()[group.source.schema.event_time]) < now_us for e in events)
+    is_settled = all(to_us(e.fields[group.stream.origin.schema.event_time]) < now_us for e in events)
     for row, key in enumerate(keys.iter_rows(named=True)):
         for feature in features:
             sides = {"online": _told(online, feature, row), "offline": _told(offline, feature, row)}

@@ -19,7 +19,7 @@ from streamfti.compute.event_columns import fields_read
 from streamfti.compute.on_demand import OnDemandPlan
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.returned_values import AnyColumn
-from streamfti.compute.transformations import transformed
+from streamfti.compute.transformations import stream_events
 from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.services import FeatureService
@@ -171,9 +171,13 @@ def _stored_columns(
     features = service.features_of(group)
     reaches_us = [f.reach_us for f in features]
     bounds_us = [reach_us for reach_us in reaches_us if reach_us is not None]
-    start = from_us(int(query_time_us.min()) - max(bounds_us)) if len(bounds_us) == len(reaches_us) else None
-    fields = fields_read(group) | {"_partition", "_offset"}
-    events = transformed(group.stream, reader.read(group.source, start=start, end=end, columns=fields))
+    start_us = int(query_time_us.min()) - max(bounds_us) if len(bounds_us) == len(reaches_us) else None
+
+    def read(source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
+        start = None if start_us is None else from_us(start_us - earlier_us)
+        return reader.read(source, start=start, end=end, columns=columns)
+
+    events = stream_events(group.stream, fields_read(group), read)
     keys = moments.select(group.entity)
     found = point_in_time(group, features, events, keys, query_time_us)
     return {name: column.model_column() for name, column in found.items()}

@@ -446,3 +446,29 @@ def test_features_of_a_stream_see_what_the_stream_lets_through() -> None:
     h._tables[0].apply(h._history["payments"][-1])
     with pytest.raises(AssertionError, match="4 values differ"):
         h.assert_no_skew()
+
+
+def test_pairs_of_a_join_count_when_their_second_event_comes() -> None:
+    paired = payments.join(visits, on="shop", within="10m")
+
+    @fti.feature_group(source=paired, entity="card_id")
+    class Walks:
+        n = fti.count().over("1h")
+        cents = fti.sum(Payment.cents).over("1h")
+        last = fti.last(paired["visit_at"].hour()).over("1h")
+
+    walks: Any = Walks  # mypy ignores what class decorators return
+    h = Harness([walks, groups[2]], now=NOON)
+    h.push(payment(NOON - timedelta(minutes=9), cents=10), payment(NOON - timedelta(minutes=1), cents=30))
+    assert h.online(card_id="c1", shop=1)["Walks.n_1h"] == 0
+    h.push(Visit(shop=1, at=NOON - timedelta(minutes=9)), Visit(shop=2, at=NOON))
+    assert dict(h.online(card_id="c1")) == dict(h.offline(card_id="c1"))
+    h.push(Visit(shop=1, at=NOON), payment(NOON - timedelta(minutes=18), cents=100))
+    online = h.online(card_id="c1")
+    assert (online["Walks.n_1h"], online["Walks.cents_1h"], online["Walks.last_1h"]) == (5, 180, 12)
+    assert dict(online) == dict(h.offline(card_id="c1", at=NOON + timedelta(microseconds=1)))
+    assert h.offline(card_id="c1")["Walks.n_1h"] == 3
+    h.restart()
+    assert dict(h.online(card_id="c1")) == dict(online)
+    h.push(Visit(shop=1, at=NOON - timedelta(minutes=10)))
+    h.assert_no_skew()

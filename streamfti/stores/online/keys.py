@@ -2,11 +2,12 @@
 
     fti:{<group>.<version>.<shard>}:e:<entity key>     the record of one entity
     fti:{<group>.<version>.<shard>}:s:<entity key>     its side record: state of any length
-    fti:{<group>.<version>.<shard>}:p:<partition>      how far the group has applied one source partition
+    fti:{<group>.<version>.<shard>}:p:<lane>           how far the group has applied one source partition
     fti:{<group>.<version>.<shard>}:meta               what the group means: fingerprint and layout
 
-The braces are a hash tag: on a Redis Cluster all keys of a shard live in one slot, so that tiles and progress can be
-written in one transaction. There is one shard, 0.
+A lane is the number of a partition, or that among the partitions of all sources, if the group has several: see
+`Stream.lane`. The braces are a hash tag: on a Redis Cluster all keys of a shard live in one slot, so that tiles and
+progress can be written in one transaction. There is one shard, 0.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def progress_prefix(group: FeatureGroup) -> bytes:
     return f"{_prefix(group)}p:".encode()
 
 
-def progress_key(group: FeatureGroup, partition: int) -> bytes:
-    """Return the key of a group's progress in one partition of its source's topic."""
-    return progress_prefix(group) + str(partition).encode()
+def progress_key(group: FeatureGroup, lane: int) -> bytes:
+    """Return the key of a group's progress in one partition of its source's topic, or in one lane of several."""
+    return progress_prefix(group) + str(lane).encode()
 
 
 def meta_key(group: FeatureGroup) -> bytes:

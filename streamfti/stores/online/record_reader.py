@@ -12,6 +12,7 @@ from streamfti.stores.online.redis_store import OnlineReader
 
 __all__ = ["RecordReader"]
 
+_HISTORY_LANES = (HISTORY_PARTITION, HISTORY_PARTITION + 1)  # a group has at most two sources
 _FIRST_PARTITIONS = 32  # a key that is not there costs the store about a microsecond
 
 
@@ -53,21 +54,22 @@ class RecordReader:
             found = self._online.read([*keys, *progress_keys])
             if not progress_keys:
                 return found, ()
-            partitions = _partitions(len(progress_keys) // len(self._groups) - 1)
+            n = len(progress_keys) // len(self._groups) - len(_HISTORY_LANES)
+            partitions = _partitions(n)
             progress = tuple(_by_partition(found[len(keys) :], partitions))
-            begun = {partition for of_group in progress for partition in of_group} - {HISTORY_PARTITION}
-            if all(2 * partition < len(partitions) - 1 for partition in begun):
+            begun = {partition for of_group in progress for partition in of_group}.difference(_HISTORY_LANES)
+            if all(2 * partition < n for partition in begun):
                 return found[: len(keys)], progress
             if len(progress_keys) == len(self._progress_keys):
-                self._progress_keys = self._keys_of(2 * (len(partitions) - 1))
+                self._progress_keys = self._keys_of(2 * n)
 
     def _keys_of(self, n_partitions: int) -> tuple[bytes, ...]:
         return tuple(progress_key(group, i) for group in self._groups for i in _partitions(n_partitions))
 
 
 def _partitions(n: int) -> list[int]:
-    """Return the first n partitions of a topic, and that of history."""
-    return [*range(n), HISTORY_PARTITION]
+    """Return the first n partitions of a topic, and that of history; of two topics, their lanes."""
+    return [*range(n), *_HISTORY_LANES]
 
 
 def _by_partition(found: Sequence[bytes | None], partitions: Sequence[int]) -> Iterator[dict[int, Progress]]:
