@@ -23,7 +23,7 @@ from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.group_state import GroupState
-from streamfti.stores.online.keys import record_key
+from streamfti.stores.online.keys import record_key, side_key
 from streamfti.testing.event_frames import event_frame, frame_schema
 from streamfti.testing.naive import PlacedEvent, Value, naive_feature
 from streamfti.testing.online_table import OnlineTable
@@ -299,7 +299,7 @@ class Pipeline:
     """The code that the feature pipeline and a backfill run for one group, over a store of strings.
 
     Attributes:
-        records: what is stored, by key.
+        records: what is stored, by key: records, and side records beside them.
     """
 
     def __init__(self, group: FeatureGroup) -> None:
@@ -316,9 +316,11 @@ class Pipeline:
         """Apply a batch; what has been applied already is dropped by its offsets."""
         frame = event_frame(readings.schema, events)
         batch = BatchColumns.by_group(frame, [self.group])[self.group.name]
-        for key, offset, data in self._state.merge(batch, self._applied, 0).slots:
+        change = self._state.merge(batch, self._applied, 0)
+        for key, offset, data in change.slots:
             found = self.records.get(key, b"").ljust(offset, b"\0")
             self.records[key] = found[:offset] + data + found[offset + len(data) :]
+        self.records |= {write.key: write.data for write in change.side}
         for event in events:
             self._applied[event.partition] = max(self._applied.get(event.partition, 0), event.offset + 1)
 
@@ -332,11 +334,15 @@ class Pipeline:
     def stored(self, keys: Sequence[str | None]) -> list[bytes | None]:
         return [None if key is None else self.records.get(record_key(self.group, key)) for key in keys]
 
+    def stored_beside(self, keys: Sequence[str | None]) -> list[bytes | None]:
+        return [None if key is None else self.records.get(side_key(self.group, key)) for key in keys]
+
     def read(self, keys: Sequence[str | None], at_us: Sequence[int]) -> Mapping[str, FeatureColumn]:
         layout = RecordLayout.of(self.group)
         has_entity = np.array([key is not None for key in keys], np.bool_)
         rows = load_records(layout, self.stored(keys))
-        return read_features(layout, self.group.features, rows, np.array(at_us, np.int64), has_entity)
+        beside = self.stored_beside(keys)
+        return read_features(layout, self.group.features, rows, np.array(at_us, np.int64), has_entity, beside)
 
 
 def send_all(pipeline: Pipeline, parts: Sequence[Sequence[PlacedEvent]], data: st.DataObject) -> None:
@@ -365,7 +371,9 @@ def test_restarts_and_replays_leave_the_bytes_of_an_undisturbed_stream(
 
     send_all(pipeline, parts, data)
 
-    assert pipeline.stored(keys) == table_of(group, parts).records(keys)
+    undisturbed = table_of(group, parts)
+    assert pipeline.stored(keys) == undisturbed.records(keys)
+    assert pipeline.stored_beside(keys) == undisturbed.side_records(keys)
 
 
 @every_group
@@ -401,4 +409,6 @@ def test_a_backfill_leaves_the_bytes_of_the_stream(group: FeatureGroup, data: st
 
     pipeline.fill(events, data.draw(st.integers(1, 7)))
 
-    assert pipeline.stored(keys) == table_of(group, data.draw(batches(events))).records(keys)
+    streamed = table_of(group, data.draw(batches(events)))
+    assert pipeline.stored(keys) == streamed.records(keys)
+    assert pipeline.stored_beside(keys) == streamed.side_records(keys)
