@@ -24,6 +24,7 @@ from streamfti.definitions.aggregation_kinds import (
     time_since_last,
     variance,
 )
+from streamfti.definitions.approximations import approx_distinct, quantiles, top_k
 from streamfti.definitions.batch_functions import batch_function
 from streamfti.definitions.catalog import Catalog, load_catalog
 from streamfti.definitions.decimals import Decimal
@@ -56,6 +57,7 @@ __all__ = [
     "StreamFTIError",
     "TrainingSet",
     "aggregate",
+    "approx_distinct",
     "batch_function",
     "count",
     "feature_group",
@@ -69,11 +71,13 @@ __all__ = [
     "min",
     "model",
     "on_demand",
+    "quantiles",
     "query_time",
     "request",
     "stddev",
     "sum",
     "time_since_last",
+    "top_k",
     "variance",
     "when",
 ]

@@ -8,8 +8,9 @@ accumulators to the same laws as those here: see `streamfti.testing.laws`.
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,7 +46,12 @@ Result = tuple[NDArray[Any], NDArray[np.bool_]]
 """Values (int64, float64, or object of str; of the shape of the state) and where there is one."""
 
 AGGREGATORS: dict[str, type[Aggregator]] = {}
-"""Every kind of aggregation that a definition may name."""
+"""Every kind of aggregation that a definition may name, of those that have been loaded."""
+
+_LOADED_WHEN_NEEDED: Mapping[str, str] = dict.fromkeys(
+    ("approx_distinct", "quantiles", "top_k"), "streamfti.compute.sketches"
+)
+"""The modules of kinds that need a library which nothing else does."""
 
 
 class Aggregator(ABC):
@@ -56,11 +62,13 @@ class Aggregator(ABC):
     Attributes:
         kind: the word for it, which goes into fingerprints.
         version: raise it when the same kind comes to mean something else.
+        is_approximate: whether it may give other values for the same events, within an error: see `accepts`.
         aggregation: what is computed.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    is_approximate: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         kind = cls.__dict__.get("kind")
@@ -107,6 +115,15 @@ class Aggregator(ABC):
             state: the columns of all its accumulators, by name, of any shape.
             query_time_us: the query times, of a shape that numpy stretches to that of the state.
         """
+
+    def accepts(self, operands: NDArray[Any], value: float | str | None) -> bool:  # noqa: ARG002  # one exact value
+        """Return whether a value of a window is within the stated error. What is not approximate has none.
+
+        Args:
+            operands: the operand of the window's events, as they are accumulated, without nulls.
+            value: the value; None if there was none.
+        """
+        return False
 
     def agree(self, one: Result, other: Result, values: NDArray[Any]) -> bool:
         """Return whether two results of the same events, reached by different ways, are the same by its laws.
@@ -357,7 +374,9 @@ def aggregator(aggregation: Aggregation) -> Aggregator:
     Raises:
         DefinitionError: if there is none of its kind, or it needs an operand.
     """
+    if aggregation.kind not in AGGREGATORS and aggregation.kind in _LOADED_WHEN_NEEDED:
+        importlib.import_module(_LOADED_WHEN_NEEDED[aggregation.kind])
     if aggregation.kind not in AGGREGATORS:
         msg = f"no aggregator has the kind {aggregation.kind!r}"
-        raise DefinitionError(msg, hint=did_you_mean(aggregation.kind, AGGREGATORS))
+        raise DefinitionError(msg, hint=did_you_mean(aggregation.kind, [*AGGREGATORS, *_LOADED_WHEN_NEEDED]))
     return AGGREGATORS[aggregation.kind](aggregation)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from streamfti.compute.accumulators import EventColumns, State
-from streamfti.compute.serialized import SerializedAccumulator, objects
+from streamfti.compute.serialized import SerializedAccumulator, objects, valid_runs
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.expressions import Expression
 
@@ -34,17 +34,6 @@ def _orders(events: EventColumns, at: NDArray[np.int64]) -> list[bytes]:
     pairs = np.stack([events.event_time_us[at], events.position[at]], axis=1)
     data = (pairs.view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8").tobytes()
     return [data[i : i + _ORDER_BYTES] for i in range(0, len(data), _ORDER_BYTES)]
-
-
-def _valid_places(events: EventColumns, operand: Expression) -> NDArray[np.int64]:
-    valid = events.fields[operand.name].valid
-    return np.arange(len(events)) if valid is None else np.flatnonzero(valid)
-
-
-def _ranges(places: NDArray[np.int64], starts: NDArray[np.int64], n: int) -> tuple[AnyArray, AnyArray]:
-    """Return where the places inside each run begin and end among all places."""
-    ends = np.append(starts[1:], n)
-    return np.searchsorted(places, starts), np.searchsorted(places, ends)
 
 
 @dataclass(frozen=True)
@@ -65,8 +54,7 @@ class _EdgeText(SerializedAccumulator):
 
     @override
     def add(self, events: EventColumns, starts: NDArray[np.int64]) -> State:
-        places = _valid_places(events, self.operand)
-        begin, end = _ranges(places, starts, len(events))
+        places, begin, end = valid_runs(events, self.operand, starts)
         there = np.flatnonzero(begin < end)
         at = places[self._edge((begin[there], end[there]))]
         texts = events.fields[self.operand.name].values[at].tolist()
@@ -120,8 +108,7 @@ class LastNText(SerializedAccumulator):
 
     @override
     def add(self, events: EventColumns, starts: NDArray[np.int64]) -> State:
-        places = _valid_places(events, self.operand)
-        begin, end = _ranges(places, starts, len(events))
+        places, begin, end = valid_runs(events, self.operand, starts)
         begin = np.maximum(begin, end - self.n)
         texts = [text.encode() for text in events.fields[self.operand.name].values[places].tolist()]
         orders = _orders(events, places)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from streamfti.compute.accumulators import Accumulator, State
+from streamfti.compute.accumulators import Accumulator, EventColumns, State
+from streamfti.definitions.expressions import Expression
 
-__all__ = ["SerializedAccumulator", "objects"]
+__all__ = ["SerializedAccumulator", "objects", "valid_runs"]
 
 AnyArray = NDArray[Any]
 
@@ -27,6 +28,16 @@ def objects(values: Sequence[object]) -> AnyArray:
     array = np.empty(len(values), np.object_)
     array[:] = values
     return array
+
+
+def valid_runs(
+    events: EventColumns, operand: Expression, starts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of the events whose operand is not null, and where each run begins and ends among these."""
+    valid = events.fields[operand.name].valid
+    places = np.arange(len(events)) if valid is None else np.flatnonzero(valid)
+    ends = np.append(starts[1:], len(events))
+    return places, np.searchsorted(places, starts), np.searchsorted(places, ends)
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ def _checked_default(aggregation: Aggregation, default: float | str | None) -> D
     if default is None:
         return None
     kind = aggregation.kind
-    if kind == "count":
-        msg = "count() of an empty window is 0 and takes no default"
+    if kind in {"count", "approx_distinct"}:
+        msg = f"{kind}() of an empty window is 0 and takes no default"
         raise DefinitionError(msg)
     if aggregation.dtype is DType.STRING or isinstance(default, str):
         if aggregation.dtype is not DType.STRING or not isinstance(default, str):

@@ -21,6 +21,7 @@ from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Aggregation, Feature
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.monitoring.approximate import within_error
 from streamfti.monitoring.recompute import READ, applied_events, coverage, recompute, recompute_over
 from streamfti.monitoring.served_vectors import ServedFeatures
 
@@ -186,16 +187,18 @@ class _Judge:
         """Set the verdicts of some rows, in place; one that nothing explains is a BUG."""
         ours = self.served.columns[feature.qualified_name]
         for some, applied, keys in applied_events(self.group, self.events, self.served, rows):
-            rounded = np.zeros(len(some), np.bool_)
+            ours_here, at_us = _taken(ours, some), self.served.query_time_us[some]
+            rounded = within_error(self.group, feature, applied, keys, at_us, ours_here)
             magnitude = _magnitude(feature)
             if magnitude is not None:
                 scale = self._over(magnitude, some, applied, keys).values
                 squared = feature.aggregation.kind == "stddev"
-                rounded = _alike(_taken(ours, some), _taken(recomputed, some), scale, squared=squared)
-            kept = self._over(feature, some, _kept_tiles(self.group, feature, applied), keys)
-            too_late = _alike(_taken(ours, some), kept)
+                rounded = _alike(ours_here, _taken(recomputed, some), scale, squared=squared)
+            kept = _kept_tiles(self.group, feature, applied)
+            too_late = _alike(ours_here, self._over(feature, some, kept, keys))
+            too_late |= within_error(self.group, feature, kept, keys, at_us, ours_here)
             nothing = self._over(feature, some, applied.clear(), keys)
-            too_late |= _alike(_taken(ours, some), nothing) & self._may_have_expired(some, applied, keys)
+            too_late |= _alike(ours_here, nothing) & self._may_have_expired(some, applied, keys)
             found = np.where(too_late, Verdict.TOO_LATE, Verdict.BUG)
             found = np.where(self.unlogged[some], Verdict.UNLOGGED, found)
             verdicts[some] = np.where(rounded, verdicts[some], found)

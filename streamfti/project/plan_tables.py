@@ -66,7 +66,13 @@ def _group(group: GroupPlan) -> Table:
     title = f"Feature group {group.name} version {group.version}, of {group.source} by {', '.join(group.entity)}"
     table = _table(title, "feature", "value", "type", "window", "hop", "if empty", "expires")
     for f in group.features:
-        empty = "0" if f.aggregation == "count()" else "missing" if f.default is None else f"{f.default}"
+        empty = (
+            "0"
+            if f.aggregation.startswith(("count(", "approx_distinct("))
+            else "missing"
+            if f.default is None
+            else f"{f.default}"
+        )
         table.add_row(
             f.name, f.aggregation, f.dtype, f.window, _optional(f.hop_us), empty, _optional(f.expires_after_us)
         )

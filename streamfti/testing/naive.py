@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -74,6 +75,7 @@ def naive_feature(
     """Return a feature of one entity as of one query time; None where it is missing or expired.
 
     The window is `[floor(q - W, h), q)`. Sums of integers are exact; those of floats are rounded once (`math.fsum`).
+    What is approximate elsewhere is exact here.
 
     Args:
         feature: the feature.
@@ -126,6 +128,8 @@ def _value(feature: Feature, rows: list[_Row], query_time_us: int) -> Value | No
     found = [(row, _plain(value)) for row, value in given if value is not None]
     if aggregation.kind == "count":
         return len(found)
+    if aggregation.kind == "approx_distinct":
+        return len({value for _, value in found})
     if not found:
         return None
     if aggregation.kind == "time_since_last":
@@ -163,6 +167,18 @@ def _last_n(aggregation: Aggregation, values: list[Any]) -> Any:  # noqa: ANN401
     return values[-place] if place <= len(values) else None
 
 
+def _quantile(aggregation: Aggregation, numbers: list[Any]) -> Any:  # noqa: ANN401
+    """Return the least value that at least the share of all values do not exceed."""
+    rank = float(aggregation.parameter("rank"))
+    return float(sorted(numbers)[max(0, math.ceil(rank * len(numbers)) - 1)])
+
+
+def _top_k(aggregation: Aggregation, values: list[Any]) -> Any:  # noqa: ANN401
+    by_count = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
+    place = int(aggregation.output)
+    return by_count[place - 1][0] if place <= len(by_count) else None
+
+
 _RESULTS: Mapping[str, Callable[[Aggregation, list[Any]], Any]] = {
     "sum": _sum,
     "mean": _mean,
@@ -173,6 +189,8 @@ _RESULTS: Mapping[str, Callable[[Aggregation, list[Any]], Any]] = {
     "first": lambda _, values: values[0],
     "last": lambda _, values: values[-1],
     "last_n": _last_n,
+    "quantiles": _quantile,
+    "top_k": _top_k,
 }
 
 NAIVE_KINDS = frozenset({"count", "time_since_last", *_RESULTS})

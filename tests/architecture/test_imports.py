@@ -17,7 +17,7 @@ STANDARD = frozenset(sys.stdlib_module_names)
 
 HEAVY = ("numpy", "polars", "pyarrow", "grpc", "google", "bytewax", "confluent_kafka", "redis", "hiredis",
          "onnxruntime", "onnx", "fastavro", "sklearn", "lightgbm", "pandas", "prometheus_client", "click", "rich",
-         "typing_extensions")  # fmt: skip
+         "typing_extensions", "datasketches")  # fmt: skip
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "streamfti": HEAVY,
@@ -26,16 +26,20 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "streamfti.definitions.catalog": HEAVY,
     "streamfti.definitions.fingerprint": HEAVY,
     "streamfti.compute.records": (
-        "polars", "pyarrow", "pandas", "redis", "grpc", "bytewax", "confluent_kafka", "onnxruntime", "sklearn",
+        "datasketches", "polars", "pyarrow", "pandas", "redis", "grpc", "bytewax", "confluent_kafka", "onnxruntime",
+        "sklearn",
     ),
     "streamfti.compute.vectorize": ("polars", "pyarrow", "pandas", "onnxruntime", "sklearn"),
     "streamfti.compute.entity_keys": HEAVY,
     "streamfti.compute.point_in_time": ("pyarrow", "pandas", "redis", "grpc", "bytewax", "confluent_kafka"),
     "streamfti.inference_pipeline.predictor": (
-        "bytewax", "confluent_kafka", "pyarrow", "polars", "pandas", "sklearn", "lightgbm", "onnx", "grpc", "fastavro",
+        "datasketches", "bytewax", "confluent_kafka", "pyarrow", "polars", "pandas", "sklearn", "lightgbm", "onnx",
+        "grpc", "fastavro",
     ),
-    "streamfti.feature_pipeline.pipeline": ("grpc", "onnx", "onnxruntime", "sklearn", "lightgbm", "pandas"),
-    "streamfti.training_pipeline.run": ("bytewax", "confluent_kafka", "grpc", "redis", "hiredis"),
+    "streamfti.feature_pipeline.pipeline": (
+        "datasketches", "grpc", "onnx", "onnxruntime", "sklearn", "lightgbm", "pandas",
+    ),
+    "streamfti.training_pipeline.run": ("datasketches", "bytewax", "confluent_kafka", "grpc", "redis", "hiredis"),
     "streamfti.testing.harness": ("hypothesis", "pytest", "redis", "grpc", "bytewax", "confluent_kafka", "onnxruntime"),
     "streamfti.testing.pytest_plugin": (*HEAVY, "hypothesis"),
     "streamfti.testing.naive": ("polars", "streamfti.compute"),

@@ -40,3 +40,6 @@ class Gate:
     last_dest = fti.last(Departure.dest).over("3h")
     first_tail = fti.first(tailnum).over("24h")
     carriers = fti.last_n(Departure.carrier, 5).lifetime()
+    dests = fti.approx_distinct(Departure.dest).over("3h")
+    tails = fti.approx_distinct(tailnum).lifetime()
+    top_carriers = fti.top_k(Departure.carrier, 3).over("24h")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamfti.compute.accumulators import Accumulator, Count, EventColumns, FieldColumn, FloatSum, State, numpy_dtype
-from streamfti.compute.aggregators import AGGREGATORS, aggregator
+from streamfti.compute.aggregators import _LOADED_WHEN_NEEDED, AGGREGATORS, aggregator
 from streamfti.compute.moments import Moments
 from streamfti.compute.ordered import First, Last, LastN
 from streamfti.definitions.aggregations import Aggregation
@@ -146,13 +146,23 @@ def test_the_count_of_a_field_that_cannot_be_null_is_that_of_events(field: Field
     assert Count.of(field).name == name
 
 
-_KINDS = sorted(kind for kind, found in AGGREGATORS.items() if found.__module__.startswith("streamfti."))
+_KINDS = sorted(
+    {*_LOADED_WHEN_NEEDED, *(k for k, found in AGGREGATORS.items() if found.__module__.startswith("streamfti."))}
+)
+
+
+_PARAMETERS: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "last_n": (("n", 2),),
+    "approx_distinct": (("lg_k", 11),),
+    "quantiles": (("k", 200), ("rank", 0.5)),
+    "top_k": (("map_size", 256),),
+}
 
 
 def _aggregation(kind: str, operand: Field) -> Aggregation:
-    n = (("n", 2),) if kind == "last_n" else ()
     bare = kind in {"count", "time_since_last"}
-    return Aggregation(kind, DType.FLOAT64, None if bare else operand, n, "2" if n else "")
+    output = "2" if kind in {"last_n", "top_k"} else ""
+    return Aggregation(kind, DType.FLOAT64, None if bare else operand, _PARAMETERS.get(kind, ()), output)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -160,7 +170,7 @@ def test_no_state_is_no_value_but_for_counts(kind: str) -> None:
     built = aggregator(_aggregation(kind, _WHOLE_FIELD))
     zero: Mapping[str, NDArray[Any]] = {k: v for a in built.accumulators for k, v in a.zero(2).items()}
     values, present = built.result(zero, np.array([5, 2**62]))
-    assert present.tolist() == [kind == "count"] * 2
+    assert present.tolist() == [kind in {"count", "approx_distinct"}] * 2
     assert np.isfinite(values).all()
 
 
@@ -176,6 +186,9 @@ CASES: dict[str, float] = {
     "last": 4,
     "last_n": -3,
     "time_since_last": 2,
+    "approx_distinct": 4,
+    "quantiles": 1,
+    "top_k": 1,
 }
 
 

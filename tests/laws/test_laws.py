@@ -42,6 +42,10 @@ EVERY_KIND: list[AggregationSet | WindowedAggregation] = [
     fti.first(Reading.maybe_word),
     fti.last(Reading.maybe_word),
     fti.last_n(Reading.maybe_word, 2),
+    *(fti.approx_distinct(field) for field in (*NUMBERS, Reading.maybe_word, Reading.money)),
+    *(fti.quantiles(field, 0, 0.5, 0.95) for field in (*NUMBERS, Reading.money)),
+    fti.top_k(Reading.maybe_whole, 2),
+    fti.top_k(Reading.maybe_word, 2),
     fti.mean(Reading.money),
     fti.variance(Reading.money),
 ]

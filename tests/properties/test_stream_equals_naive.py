@@ -123,8 +123,29 @@ class Words:
     n = fti.count().over("12s", "1m")
 
 
-GROUPS: list[Any] = [BySensor, ByLine, ByFlag, Spread, Order, Words]  # mypy ignores what class decorators return
-EXACT: list[Any] = [ByLine, ByFlag, Order, Words]
+@fti.feature_group(source=readings, entity="line")
+class Sketches:
+    sensors = fti.approx_distinct(Reading.sensor).over("12s", "10m")
+    wholes = fti.approx_distinct(Reading.maybe_whole, where=Reading.whole > 0).over("1m")
+    parts = fti.approx_distinct(Reading.maybe_part).lifetime()
+    part = fti.quantiles(Reading.part, 0, 0.5, 0.999).over("12s", "1m", default=-1.0)
+    whole = fti.quantiles(Reading.maybe_whole, 0.25, 1).lifetime(expires_after="40s")
+    top = fti.top_k(Reading.sensor, 2).over("12s", "10m", default="none")
+    word = fti.top_k(Reading.maybe_word, 1).lifetime()
+    top_whole = fti.top_k(Reading.maybe_whole, 3).over("1m")
+    sure = fti.top_k(Reading.maybe_sure, 2).over("12s", default=-1)
+
+
+GROUPS: list[Any] = [
+    BySensor,
+    ByLine,
+    ByFlag,
+    Spread,
+    Order,
+    Words,
+    Sketches,
+]  # mypy ignores what class decorators return
+EXACT: list[Any] = [ByLine, ByFlag, Order, Words, Sketches]
 every_group = pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 
 
