@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from typing_extensions import override
 
 from streamfti.clock import to_us
 from streamfti.compute.entity_keys import encode_key
@@ -21,6 +23,7 @@ from streamfti.testing.online_table import OnlineTable
 
 __all__ = ["differences"]
 
+_SAID: Mapping[Head, str] = {"query_time": "by definition", "applied": "by definition, with what is ahead"}
 _RELATIVE = 1e-9
 _ABSOLUTE = 1e-7
 """Of the largest number aggregated: the square root, which a standard deviation is, of what sums are off by."""
@@ -50,35 +53,48 @@ def differences(
     is_settled = all(to_us(e.fields[group.stream.origin.schema.event_time]) < now_us for e in events)
     for row, key in enumerate(keys.iter_rows(named=True)):
         for feature in features:
-            sides = {"online": _told(online, feature, row), "offline": _told(offline, feature, row)}
+            sides = [_Side.of("online", online, feature, row), _Side.of("offline", offline, feature, row)]
+            heads: list[Head] = ["query_time"] if is_settled else ["applied", "query_time"]
             if feature.aggregation.kind in NAIVE_KINDS:
-                heads: list[Head] = ["query_time"] if is_settled else ["applied", "query_time"]
-                for head in heads:
-                    name = "by definition" if head == "query_time" else "by definition, with what is ahead"
-                    sides[name] = naive_feature(feature, group, events, key, now_us, head=head)
+                sides += [_Side(_SAID[h], naive_feature(feature, group, events, key, now_us, head=h)) for h in heads]
             if not _do_agree(feature, sides, largest[feature.name], is_settled=is_settled):
-                told = ", ".join(f"{side} {value!r}" for side, value in sides.items())
+                told = ", ".join(map(str, sides))
                 yield f"{feature.qualified_name} of {', '.join(f'{k}={v!r}' for k, v in key.items())}: {told}"
 
 
-def _do_agree(feature: Feature, sides: Mapping[str, Value], largest: float, *, is_settled: bool) -> bool:
-    online, offline, *naive = sides.values()
-    pairs = [(offline, value) for value in naive[-1:]]
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What one side says of a value; without a status, that it is as good as the others'."""
+
+    name: str
+    value: Value
+    status: Status | None = None
+
+    @classmethod
+    def of(cls, name: str, columns: Mapping[str, FeatureColumn], feature: Feature, row: int) -> _Side:
+        column = columns[feature.qualified_name]
+        value, status = column.values[row : row + 1].tolist()[0], Status(int(column.status[row]))
+        return cls(name, None if status >= Status.EXPIRED else value, status)
+
+    @override
+    def __str__(self) -> str:
+        how = "" if self.status is None or self.status is Status.PRESENT else f" ({self.status.name})"
+        return f"{self.name} {self.value!r}{how}"
+
+
+def _do_agree(feature: Feature, sides: Sequence[_Side], largest: float, *, is_settled: bool) -> bool:
+    online, offline, *naive = sides
+    pairs = [(offline, side) for side in naive[-1:]]
     pairs.append((online, offline) if is_settled else (online, naive[0] if naive else online))
     within = _ABSOLUTE * (largest**2 if feature.aggregation.kind == "variance" else largest)
-    return all(_are_equal(one, other, within) for one, other in pairs)
+    is_same_status = online.status is offline.status or not is_settled
+    return is_same_status and all(_are_equal(one.value, other.value, within) for one, other in pairs)
 
 
 def _are_equal(one: Value, other: Value, within: float) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=_RELATIVE, abs_tol=within)
     return type(one) is type(other) and one == other
-
-
-def _told(columns: Mapping[str, FeatureColumn], feature: Feature, row: int) -> Value:
-    column = columns[feature.qualified_name]
-    value: Value = column.values[row : row + 1].tolist()[0]
-    return None if column.status[row] >= Status.EXPIRED else value
 
 
 def _largest(feature: Feature, events: pl.DataFrame) -> float:

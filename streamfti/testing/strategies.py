@@ -141,6 +141,8 @@ def group_streams(
 ) -> st.SearchStrategy[list[Event]]:
     """Return streams of events for a group, all before now: few entities, odd keys, times on the edges of windows.
 
+    For a group over a join they are of both sources, in any order, with keys that meet.
+
     Args:
         group: the feature group.
         now: the query time: an aware datetime, or one in ISO 8601 with its offset.
@@ -156,10 +158,16 @@ def group_streams(
         raise DefinitionError(msg, hint="is @fti.feature_group(...) missing?")
     now_us = to_us(datetime.fromisoformat(now) if isinstance(now, str) else now)
     times_us = times_before_us(now_us, {feature.window for feature in group.features})
-    schema = group.source.schema
-    known = {field.name for field in schema.fields}
+    if len(group.stream.sources) > 1:  # a join, for whose pairs odd keys would rarely meet
+        sides = [event_streams(source.event, times_us, max_size=max_size // 2) for source in group.stream.sources]
+        return st.tuples(*sides).map(_chained).flatmap(st.permutations)
+    known = {field.name for field in group.source.schema.fields}
     fields = {field.name: _key_values(field) for field in group.entity_fields if field.name in known}
     return event_streams(group.source.event, times_us, fields=fields, max_size=max_size)
+
+
+def _chained(streams: Iterable[Iterable[Event]]) -> list[Event]:
+    return [event for stream in streams for event in stream]
 
 
 def event_streams(

@@ -122,3 +122,35 @@ def test_what_is_no_group_has_no_streams() -> None:
         group_streams(Payment, now=NOW)
     with pytest.raises(ValueError, match="must be aware"):
         group_streams(GROUPS[0], now="2026-01-01T12:00")
+
+
+class Refund(fti.Event):
+    at: fti.EventTime
+    card: str
+    cents: int
+
+
+refunds = fti.KafkaSource("refunds", Refund)
+refunded = payments.join(refunds, on="card", within="10m")
+
+
+@fti.feature_group(source=refunded, entity="card")
+class RefundedCards:
+    n = fti.count().over("1h")
+
+
+@SLOW
+@given(data=st.data())
+def test_a_group_over_a_join_has_streams_of_both_sources(data: st.DataObject) -> None:
+    events = data.draw(group_streams(RefundedCards, now=NOW, max_size=12))
+    h = Harness(RefundedCards, now=NOW)
+    h.push(*events)
+    h.assert_no_skew()
+
+
+def test_the_two_sources_of_a_join_have_keys_that_meet() -> None:
+    def do_meet(events: list[fti.Event]) -> bool:
+        cards = [{e.values()["card"] for e in events if isinstance(e, kind)} for kind in (Payment, Refund)]
+        return bool(cards[0] & cards[1])
+
+    assert find(group_streams(RefundedCards, now=NOW), do_meet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,9 +14,10 @@ from typing_extensions import override
 import streamfti as fti
 from streamfti.compute.accumulators import Accumulator, Count, State
 from streamfti.compute.aggregators import Aggregator, Result
-from streamfti.compute.values import Status
+from streamfti.compute.values import FeatureColumn, Status
 from streamfti.errors import ContractError, DefinitionError, ServingError, TrainingError
 from streamfti.testing.harness import Harness
+from streamfti.testing.online_table import OnlineTable
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -345,12 +347,28 @@ def test_skew_is_told_with_what_each_side_says() -> None:
     ]
 
 
+def test_a_status_that_differs_is_skew(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = Harness(card_spend, now=NOON)
+    h.push(payment(NOON - timedelta(hours=3)))
+    h.assert_no_skew()
+    monkeypatch.setattr(h._tables[0], "read", lambda *asked: _all_present(OnlineTable.read(h._tables[0], *asked)))
+    with pytest.raises(AssertionError) as caught:
+        h.assert_no_skew()
+    lines = str(caught.value).splitlines()
+    assert lines[1] == "  CardSpend.spend_1h of card_id='c1': online 0, offline 0 (DEFAULTED), by definition 0"
+    assert lines[2].endswith("online 0.0, offline None (MISSING), by definition None")
+
+
+def _all_present(columns: dict[str, FeatureColumn]) -> dict[str, FeatureColumn]:
+    return {name: replace(column, status=np.ones_like(column.status)) for name, column in columns.items()}
+
+
 def test_skew_of_what_is_ahead_of_the_clock_is_seen_too() -> None:
     h = Harness(card_spend, now=NOON)
     h.push(payment(NOON + timedelta(seconds=9), cents=7))
     h._tables[0].apply(h._history["payments"][-1])
     with pytest.raises(
-        AssertionError, match="online 14, offline 0, by definition, with what is ahead 7, by definition 0"
+        AssertionError, match=r"online 14, offline 0 .DEFAULTED., by definition, with what is ahead 7, by definition 0"
     ):
         h.assert_no_skew()
 
