@@ -134,8 +134,8 @@ class Accumulator(ABC):
             other: another one, of the same shape.
             values: what has been accumulated, without nulls; of any length.
         """
-        within = 0.0 if self.is_exact else rounding(values)
-        return all(columns_agree(one[name], other[name], within) for name in self.columns)
+        pairs = [(one[name], other[name]) for name in self.columns]
+        return all(columns_agree(a, b, 0.0 if self.is_exact else rounding(values, a, b)) for a, b in pairs)
 
     @property
     @abstractmethod

@@ -136,7 +136,7 @@ class Aggregator(ABC):
             values: what has been aggregated, without nulls, decimals as floats; of any length.
         """
         is_exact = all(accumulator.is_exact for accumulator in self.accumulators)
-        return self._agree_within(0.0 if is_exact else rounding(values), one, other)
+        return self._agree_within(0.0 if is_exact else rounding(values, one[0], other[0]), one, other)
 
     def _agree_within(self, within: float, one: Result, other: Result) -> bool:
         (values, present), (other_values, other_present) = one, other

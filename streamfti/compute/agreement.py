@@ -11,14 +11,19 @@ __all__ = ["columns_agree", "rounding", "spread"]
 
 AnyArray = NDArray[Any]
 
-_PER_VALUE = 2e-12
-"""Some thousand roundings of float64, relative: more than any way of adding up makes for each value."""
+_EPSILON = float(np.finfo(np.float64).eps)
 
 
-def rounding(values: AnyArray) -> float:
-    """Return how far apart rounding may bring two sums of the same values: it grows with the largest of them."""
+def rounding(values: AnyArray, *results: AnyArray) -> float:
+    """Return how far apart rounding may bring two sums of the same n values: n * (n + 4) roundings of the largest.
+
+    Args:
+        values: what was added up.
+        results: what came out of it, if that may be larger than its values.
+    """
     numbers = _numbers(values)
-    return float(_PER_VALUE * len(numbers) * np.abs(numbers).max(initial=0.0))
+    largest = max(float(np.abs(_numbers(column)).max(initial=0.0)) for column in (values, *results))
+    return _EPSILON * len(numbers) * (len(numbers) + 4) * largest
 
 
 def spread(values: AnyArray) -> float:

@@ -81,6 +81,7 @@ def test_the_variance_of_close_numbers_far_from_zero_is_theirs(values: list[int]
     """However they are cut into tiles: by merge and by reduce."""
     numbers = [offset + value / 8 for value in values]
     exact = float(statistics.variance(map(Fraction, numbers)))
+    of_means = 4 * np.spacing(abs(offset))  # the mean is a number of 53 bits, however near the values are
     moments, built = Moments(_PART_FIELD), aggregator(Aggregation("variance", DType.FLOAT64, _PART_FIELD))
     starts = [0, cut] if cut < len(numbers) else [0]
     state = moments.add(_column_of(_PART_FIELD, numbers), np.array(starts))
@@ -90,7 +91,7 @@ def test_the_variance_of_close_numbers_far_from_zero_is_theirs(values: list[int]
     for found in (merged, reduced):
         values_, present = built.result(found, np.zeros(1, np.int64))
         assert present.tolist() == [True]
-        assert values_[0] == pytest.approx(exact, rel=1e-6 if abs(offset) > 1e10 else 1e-9, abs=1e-9)
+        assert values_[0] == pytest.approx(exact, rel=1e-9, abs=max(1e-9, of_means * np.ptp(numbers)))
 
 
 def test_one_value_has_no_variance() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 import streamfti as fti
-from streamfti.compute.accumulators import Accumulator, Count, EventColumns, State
+from streamfti.compute.accumulators import Accumulator, Count, EventColumns, FloatSum, State
 from streamfti.compute.aggregators import Aggregator, Result
 from streamfti.definitions.expressions import Expression, Field
 from streamfti.testing.accumulator_laws import check_accumulator
@@ -280,3 +280,46 @@ def test_the_ids_of_the_tests_name_what_is_tested() -> None:
 
 def test_laws_are_sentences() -> None:
     assert len({*ACCUMULATOR_LAWS, *AGGREGATOR_LAWS}) == len(ACCUMULATOR_LAWS) + len(AGGREGATOR_LAWS)
+
+
+class SumOfSquares(FloatSum):
+    """The sum of squares, in which the differences between large numbers drown."""
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"sum_of_squares({self.operand.name})"
+
+    @override
+    def _values(self, events: EventColumns) -> NDArray[np.float64]:
+        return np.square(super()._values(events))
+
+    @override
+    def agree(self, one: State, other: State, values: NDArray[Any]) -> bool:
+        return super().agree(one, other, np.square(values))
+
+
+class TextbookVariance(Aggregator):
+    """Wrong: the mean of the squares less the square of the mean, which cancel."""
+
+    kind = "textbook_variance"
+
+    @property
+    @override
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return (Count.of(self.operand), FloatSum(self.operand), SumOfSquares(self.operand))
+
+    @override
+    def result(self, state: State, query_time_us: NDArray[np.int64]) -> Result:
+        count, total, squares = (state[accumulator.name] for accumulator in self.accumulators)
+        n = np.maximum(count, 1)
+        return squares / n - np.square(total / n), np.asarray(count > 0)
+
+
+def test_a_value_that_drowns_in_rounding_is_caught_by_close_numbers_far_from_zero() -> None:
+    test: Any = laws_of(fti.aggregate(TextbookVariance, Payment.amount))
+    value, *accumulators = test.pytestmark[0].args[1]
+    for accumulator in accumulators:
+        test(accumulator)
+    with pytest.raises(BrokenLaw, match="breaks the law: "):
+        test(value)
