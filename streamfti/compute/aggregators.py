@@ -62,13 +62,13 @@ class Aggregator(ABC):
     Attributes:
         kind: the word for it, which goes into fingerprints.
         version: raise it when the same kind comes to mean something else.
-        is_approximate: whether it may give other values for the same events, within an error: see `accepts`.
+        depends_on_order: whether it may give other values, by more than rounding, for the same events in other tiles.
         aggregation: what is computed.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
-    is_approximate: ClassVar[bool] = False
+    depends_on_order: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         kind = cls.__dict__.get("kind")
@@ -117,7 +117,7 @@ class Aggregator(ABC):
         """
 
     def accepts(self, operands: NDArray[Any], value: float | str | None) -> bool:  # noqa: ARG002  # one exact value
-        """Return whether a value of a window is within the stated error. What is not approximate has none.
+        """Return whether a value of a window is within the stated error of what is approximate; false if nothing is.
 
         Args:
             operands: the operand of the window's events, as they are accumulated, without nulls.

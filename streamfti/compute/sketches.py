@@ -215,10 +215,17 @@ class _Distinct(Aggregator):
         ]
         return np.array(counts, np.int64).reshape(column.shape), np.ones(column.shape, np.bool_)
 
+    @override
+    def accepts(self, operands: AnyArray, value: float | str | None) -> bool:
+        if value is None or isinstance(value, str):
+            return False
+        exact = len(set(operands.tolist()))
+        return abs(value - exact) <= 5 * 1.04 / math.sqrt(2**self._sketch.lg_k) * exact
+
 
 class _Quantile(Aggregator):
     kind = "quantiles"
-    is_approximate = True
+    depends_on_order = True
 
     def __init__(self, aggregation: Aggregation) -> None:
         super().__init__(aggregation)
@@ -259,7 +266,7 @@ class _Quantile(Aggregator):
 
 class _MostFrequent(Aggregator):
     kind = "top_k"
-    is_approximate = True
+    depends_on_order = True
 
     def __init__(self, aggregation: Aggregation) -> None:
         super().__init__(aggregation)

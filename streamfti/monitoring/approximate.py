@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from streamfti.compute.point_in_time import EventIndex
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.aggregations import Feature
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.monitoring.recompute import READ
 
 __all__ = ["within_error"]
 
@@ -27,23 +27,29 @@ def within_error(
     keys: pl.DataFrame,
     query_time_us: NDArray[np.int64],
     served: FeatureColumn,
+    *,
+    head_us: NDArray[np.int64] | None = None,
+    also_by: Sequence[str] = (),
 ) -> NDArray[np.bool_]:
-    """Return bool[n]: where a served value is one that the sketch of a feature may give; nowhere if it has none.
+    """Return bool[n]: where a value is one that the sketch of a feature may give; nowhere if it has none.
 
     Args:
         group: the feature's group.
         feature: the feature.
-        events: from `applied_events`: every one of them counts, whenever it happened.
-        keys: n rows of the keys, from there too.
+        events: event frame of the group's stream.
+        keys: n rows of the keys.
         query_time_us: int64[n].
         served: the n values.
+        head_us: int64[n], where the windows end; by default every event counts, whenever it happened.
+        also_by: as in `point_in_time`.
     """
     found = np.zeros(len(query_time_us), np.bool_)
     kind = aggregator(feature.aggregation)
-    if not kind.is_approximate or events.is_empty():
+    if feature.aggregation.operand is None or events.is_empty():
         return found
-    index = EventIndex.of(group, events, keys, [feature], [READ])
-    starts, stops = index.runs(feature.window, query_time_us, np.full(len(found), _EVERYTHING))
+    index = EventIndex.of(group, events, keys, [feature], also_by)
+    ends_us = np.full(len(found), _EVERYTHING) if head_us is None else head_us
+    starts, stops = index.runs(feature.window, query_time_us, ends_us)
     operands = index.events.fields[kind.operand.name]
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         run = operands.between(start, stop)

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from streamfti.compute.aggregators import aggregator
 from streamfti.compute.layout import RecordLayout
 from streamfti.compute.values import FeatureColumn
 from streamfti.definitions.aggregations import Aggregation, Feature
@@ -188,7 +189,7 @@ class _Judge:
         ours = self.served.columns[feature.qualified_name]
         for some, applied, keys in applied_events(self.group, self.events, self.served, rows):
             ours_here, at_us = _taken(ours, some), self.served.query_time_us[some]
-            rounded = within_error(self.group, feature, applied, keys, at_us, ours_here)
+            rounded = self._within_error(feature, applied, keys, at_us, ours_here)
             magnitude = _magnitude(feature)
             if magnitude is not None:
                 scale = self._over(magnitude, some, applied, keys).values
@@ -196,12 +197,25 @@ class _Judge:
                 rounded = _alike(ours_here, _taken(recomputed, some), scale, squared=squared)
             kept = _kept_tiles(self.group, feature, applied)
             too_late = _alike(ours_here, self._over(feature, some, kept, keys))
-            too_late |= within_error(self.group, feature, kept, keys, at_us, ours_here)
+            too_late |= self._within_error(feature, kept, keys, at_us, ours_here)
             nothing = self._over(feature, some, applied.clear(), keys)
             too_late |= _alike(ours_here, nothing) & self._may_have_expired(some, applied, keys)
             found = np.where(too_late, Verdict.TOO_LATE, Verdict.BUG)
             found = np.where(self.unlogged[some], Verdict.UNLOGGED, found)
             verdicts[some] = np.where(rounded, verdicts[some], found)
+
+    def _within_error(
+        self,
+        feature: Feature,
+        events: pl.DataFrame,
+        keys: pl.DataFrame,
+        query_time_us: NDArray[np.int64],
+        served: FeatureColumn,
+    ) -> NDArray[np.bool_]:
+        """Return bool[m]: where a value that depends on the order of merging is within its stated error."""
+        if not aggregator(feature.aggregation).depends_on_order:
+            return np.zeros(len(keys), np.bool_)
+        return within_error(self.group, feature, events, keys, query_time_us, served, also_by=[READ])
 
     def _over(
         self, feature: Feature, rows: NDArray[np.int64], events: pl.DataFrame, keys: pl.DataFrame

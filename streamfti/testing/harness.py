@@ -292,7 +292,8 @@ class Harness:
 
         The naive evaluator computes from the definition alone, in plain loops: use it on hundreds of events, not on
         millions. It does not know aggregations of your own; of these, online and offline are compared. While an event
-        is ahead of now, online and offline may differ, and each is compared with the naive evaluator.
+        is ahead of now, online and offline may differ, and each is compared with the naive evaluator. Sketches may be
+        off by their stated errors.
 
         Raises:
             AssertionError: if values differ; it says which, of whom, and what each side says.

@@ -193,5 +193,5 @@ _RESULTS: Mapping[str, Callable[[Aggregation, list[Any]], Any]] = {
     "top_k": _top_k,
 }
 
-NAIVE_KINDS = frozenset({"count", "time_since_last", *_RESULTS})
+NAIVE_KINDS = frozenset({"approx_distinct", "count", "time_since_last", *_RESULTS})
 """The kinds of aggregation that it knows; those of users are not among them."""

@@ -11,12 +11,14 @@ import polars as pl
 from typing_extensions import override
 
 from streamfti.clock import to_us
+from streamfti.compute.aggregators import aggregator
 from streamfti.compute.entity_keys import encode_key
 from streamfti.compute.expressions import evaluate
 from streamfti.compute.point_in_time import point_in_time
 from streamfti.compute.transformations import transformed
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.aggregations import Feature
+from streamfti.monitoring.approximate import within_error
 from streamfti.testing.feature_values import Value
 from streamfti.testing.naive import NAIVE_KINDS, Head, Placed, naive_feature
 from streamfti.testing.online_table import OnlineTable
@@ -58,6 +60,10 @@ def differences(
             if feature.aggregation.kind in NAIVE_KINDS:
                 sides += [_Side(_SAID[h], naive_feature(feature, group, events, key, now_us, head=h)) for h in heads]
             if not _do_agree(feature, sides, largest[feature.name], is_settled=is_settled):
+                may_differ = aggregator(feature.aggregation).depends_on_order or not is_settled
+                pair = [_row_of(side[feature.qualified_name], row) for side in (online, offline)]
+                if _are_within_error(table, feature, seen, keys[row], now_us, *pair, may_differ=may_differ):
+                    continue
                 told = ", ".join(map(str, sides))
                 yield f"{feature.qualified_name} of {', '.join(f'{k}={v!r}' for k, v in key.items())}: {told}"
 
@@ -80,6 +86,32 @@ class _Side:
     def __str__(self) -> str:
         how = "" if self.status is None or self.status is Status.PRESENT else f" ({self.status.name})"
         return f"{self.name} {self.value!r}{how}"
+
+
+def _row_of(column: FeatureColumn, row: int) -> FeatureColumn:
+    return FeatureColumn(column.values[row : row + 1], column.status[row : row + 1])
+
+
+def _are_within_error(
+    table: OnlineTable,
+    feature: Feature,
+    seen: pl.DataFrame,
+    key: pl.DataFrame,
+    now_us: int,
+    online: FeatureColumn,
+    offline: FeatureColumn,
+    *,
+    may_differ: bool,
+) -> bool:
+    """Return whether both sides, a row each, are within the stated error of a sketch, and alike unless they may differ.
+
+    Online, what is ahead of now counts; offline it does not.
+    """
+    at_us = np.full(1, now_us, np.int64)
+    found = within_error(table.group, feature, seen, key, at_us, online)
+    found &= within_error(table.group, feature, seen, key, at_us, offline, head_us=at_us)
+    one, other = ((side.values.tolist(), side.status.tolist()) for side in (online, offline))
+    return bool(found[0]) and (may_differ or one == other)
 
 
 def _do_agree(feature: Feature, sides: Sequence[_Side], largest: float, *, is_settled: bool) -> bool:

@@ -490,3 +490,52 @@ def test_pairs_of_a_join_count_when_their_second_event_comes() -> None:
     assert dict(h.online(card_id="c1")) == dict(online)
     h.push(Visit(shop=1, at=NOON - timedelta(minutes=10)))
     h.assert_no_skew()
+
+
+class Order(fti.Event):
+    card_id: str
+    item: str
+    city: str | None
+    cents: int
+    at: fti.EventTime
+
+
+@fti.feature_group(source=fti.KafkaSource("orders", Order, max_future_skew="30s"), entity="card_id")
+class Orders:
+    city = fti.last(Order.city).over("1h", default="nowhere")
+    recent = fti.last_n(Order.item, 2).over("1h")
+    items = fti.approx_distinct(Order.item).over("1h")
+    often = fti.top_k(Order.item, 1, map_size=64).over("1h")
+    middle = fti.quantiles(Order.cents, 0.5, k=8).over("1h")
+
+
+orders: Any = Orders
+
+
+def order(i: int, **changed: Any) -> Order:  # noqa: ANN401  # values of fields
+    at = NOON - timedelta(seconds=i)
+    return Order(**{"card_id": "c", "item": f"i{i}", "city": None, "cents": i * 7919 % 1000, "at": at, **changed})
+
+
+def test_strings_are_values() -> None:
+    h = Harness(orders, now=NOON)
+    h.push(order(3, city="rome"), order(2, city=None), order(1))
+    for values in (h.online(card_id="c"), h.offline(card_id="c")):
+        assert (values.city_1h, values.recent_1h_1, values.recent_1h_2, values.items_1h) == ("rome", "i1", "i2", 3)
+        assert (values.often_1h_1, values.middle_1h_p50) == ("i1", 838.0)
+    other = h.online(card_id="d")
+    assert (other.city_1h, other.recent_1h_1, other.items_1h) == ("nowhere", None, 0)
+    h.assert_no_skew()
+
+
+def test_sketches_within_their_error_are_no_skew() -> None:
+    h = Harness(orders, now=NOON)
+    for batch in range(20):
+        h.push(*(order(i) for i in range(100 * batch, 100 * batch + 100)), order(-5 - batch))
+    assert h.online(card_id="c").items_1h != 2020  # or nothing is judged here
+    h.assert_no_skew()
+    h.advance("1m")
+    h.assert_no_skew()
+    h._tables[0]._side["c"] = h._tables[0]._side["c"][:0]
+    with pytest.raises(AssertionError, match="items_1h of card_id='c': online 0, offline "):
+        h.assert_no_skew()
