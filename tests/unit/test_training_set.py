@@ -381,3 +381,31 @@ def test_a_backfill_is_what_a_training_set_holds_in_any_order(tmp_path: Path) ->
     found = backfill_features(SERVICE, log, moments, at="at").reverse()
     assert found.select(data.names).equals(data.frame.select(data.names))
     assert found["_query_time"].equals(data.frame["_query_time"])
+
+
+@fti.feature_group(source=DEPARTURES, entity="carrier")
+class CarrierFlights:
+    last_flight = fti.last(Departure.flight).over("1h", default="none")
+    flights = fti.approx_distinct(Departure.flight).over("24h")
+    often = fti.top_k(Departure.flight, 1).lifetime()
+
+
+@fti.model("flown", features=fti.FeatureService("flown", [CarrierFlights]), spine=SCHEDULES, label=LABEL)
+def flown(data: TrainingSet) -> None:
+    """Never called here."""
+
+
+def test_features_of_strings_are_categories_beside_those_of_numbers(tmp_path: Path) -> None:
+    log = OfflineLog(tmp_path)
+    write(log, SCHEDULES, [schedule("f1", NOON), schedule("f2", NOON + 2 * HOUR), schedule("f1", NOON, carrier="ZZ")])
+    seen = [departure("old", NOON - HOUR / 2, 0), departure("f1", NOON + US, 20), departure("f2", NOON + 2 * HOUR, 0)]
+    write(log, DEPARTURES, [*seen, KNOWN])
+    data = build_training_set(flown, log)
+    found = data.frame.select(pl.col("^CarrierFlights.*$")).sort("CarrierFlights.flights_24h").to_dict(as_series=False)
+    assert found == {
+        "CarrierFlights.last_flight_1h": ["none", "old", "none"],
+        "CarrierFlights.flights_24h": [0.0, 1.0, 2.0],
+        "CarrierFlights.often_1": [None, "old", "f1"],
+    }
+    assert set(data.vocabulary.words[0]) == {"none", "old"}
+    assert data.X.shape == (3, 3)
