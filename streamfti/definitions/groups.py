@@ -8,7 +8,7 @@ from typing import Any
 
 from streamfti.definitions.aggregations import Feature, WindowedAggregation
 from streamfti.definitions.dtypes import DType
-from streamfti.definitions.durations import DAY_US, Duration, duration_us
+from streamfti.definitions.durations import DAY_US, SECOND_US, Duration, duration_us
 from streamfti.definitions.events import Field
 from streamfti.definitions.sources import KafkaSource
 from streamfti.definitions.streams import Stream
@@ -16,6 +16,7 @@ from streamfti.errors import DefinitionError, did_you_mean
 
 __all__ = ["Feature", "FeatureGroup", "feature_group"]
 
+_LEAST_MAX_STALENESS_US = 3 * SECOND_US  # a feature pipeline tells once a second that a group is fresh
 _KEY_TYPES = {DType.STRING, DType.INT64, DType.BOOL}
 
 
@@ -37,6 +38,8 @@ class FeatureGroup:
     retention_us: int | None
     """How long an idle entity's record stays in the online store; None: for ever."""
     doc: str = ""
+    max_staleness_us: int | None = None
+    """How fresh its values are promised to be; no part of what they mean. None: nothing is promised."""
 
     def __post_init__(self) -> None:
         if self.version < 1:
@@ -117,6 +120,7 @@ def feature_group(
     entity: str | tuple[str, ...],
     version: int = 1,
     retention: Duration | None = None,
+    max_staleness: Duration | None = None,
 ) -> Callable[[type], FeatureGroup]:
     """Turn a class whose attributes are windowed aggregations into a `FeatureGroup`.
 
@@ -128,6 +132,8 @@ def feature_group(
         retention: how long an idle entity's record stays in the online store; by default twice the longest
             window (or `expires_after`) and a day, so that a pipeline that is behind does not find its tiles
             expired. With a lifetime feature it stays for ever, and there is none to give.
+        max_staleness: how fresh the group must be, at least "3s": where what was in the topic so long ago may not be
+            online yet, answers and metrics call it stale. Neither values nor statuses change, nor what a value means.
 
     Raises:
         DefinitionError: if the group is impossible; the message names the feature and what it must be.
@@ -136,8 +142,10 @@ def feature_group(
     def build(cls: type) -> FeatureGroup:
         features = tuple(_features(cls))
         retention_us = _retention_us(cls.__name__, features, retention)
+        staleness_us = _max_staleness_us(cls.__name__, max_staleness)
         keys = (entity,) if isinstance(entity, str) else entity
-        return FeatureGroup(cls.__name__, version, source, keys, features, retention_us, (cls.__doc__ or "").strip())
+        doc = (cls.__doc__ or "").strip()
+        return FeatureGroup(cls.__name__, version, source, keys, features, retention_us, doc, staleness_us)
 
     return build
 
@@ -155,6 +163,17 @@ def _retention_us(name: str, features: tuple[Feature, ...], retention: Duration 
         msg = f"{subject} must be at least its longest window and expires_after, got {retention!r}"
         raise DefinitionError(msg)
     return retention_us
+
+
+def _max_staleness_us(name: str, max_staleness: Duration | None) -> int | None:
+    if max_staleness is None:
+        return None
+    subject = f"max_staleness of feature group {name!r}"
+    staleness_us = duration_us(max_staleness, subject=subject)
+    if staleness_us < _LEAST_MAX_STALENESS_US:
+        msg = f"{subject} must be at least 3s, got {max_staleness!r}"
+        raise DefinitionError(msg, hint="a feature pipeline says once a second that a group is fresh")
+    return staleness_us
 
 
 def _windowed(features: tuple[Feature, ...]) -> WindowedAggregation:

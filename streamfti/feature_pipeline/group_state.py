@@ -284,10 +284,13 @@ def progress_after(
     for partition, offset in next_offsets.items():
         key = progress_key(group, partition)
         old = before.get(key, Progress(0, 0, 0, 0))
+        newest_ingest_time_us = max(old.newest_ingest_time_us, change.newest_ingest_time_us.get(partition, 0))
         progress[key] = Progress(
             next_offset=offset,
             newest_event_time_us=max(old.newest_event_time_us, change.newest_event_time_us.get(partition, 0)),
-            newest_ingest_time_us=max(old.newest_ingest_time_us, change.newest_ingest_time_us.get(partition, 0)),
+            newest_ingest_time_us=newest_ingest_time_us,
             processed_at_us=now_us,
+            # A producer's clock that is ahead must not make a group fresher than now.
+            applied_until_us=max(old.applied_until_us, min(newest_ingest_time_us, now_us)),
         )
     return progress

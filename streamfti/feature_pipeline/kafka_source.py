@@ -5,8 +5,9 @@ Offsets in Kafka's consumer group are committed for lag tools only; nothing is e
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import confluent_kafka
@@ -20,6 +21,9 @@ from streamfti.feature_pipeline.batches import NO_INGEST_TIME, REPLAYS_HEADER, M
 __all__ = ["KafkaSourceReader", "topic_partitions"]
 
 _CONNECT_S = 10.0
+_STATISTICS_MS = 1_000
+_SILENT_US = 1_000_000
+"""A broker that has not answered for so long does not tell of new messages: it answers a fetch within milliseconds."""
 _MIN_BATCH, _MAX_BATCH = 1_000, 20_000
 _YEAR_10000_MS = 253_402_300_800_000  # a producer may write any number as a message's time
 _MOST_DIGITS = 10
@@ -35,7 +39,7 @@ Partition = tuple[str, int]
 """Topic and partition."""
 
 
-def _settings(bootstrap_servers: str, group_id: str) -> dict[str, Any]:
+def _settings(bootstrap_servers: str, group_id: str, on_statistics: Callable[[str], None]) -> dict[str, Any]:
     return {
         "bootstrap.servers": bootstrap_servers,
         "group.id": group_id,  # a real group, for access control and lag tools
@@ -50,6 +54,8 @@ def _settings(bootstrap_servers: str, group_id: str) -> dict[str, Any]:
         "fetch.wait.max.ms": 5,  # bounds freshness on brokers whose long poll does not wake on new data
         "fetch.queue.backoff.ms": 10,  # the default of a second stalls whoever fills the queue
         "socket.keepalive.enable": True,
+        "statistics.interval.ms": _STATISTICS_MS,
+        "stats_cb": on_statistics,
     }
 
 
@@ -99,9 +105,10 @@ class KafkaSourceReader:
         group_id: str,
     ) -> None:
         self._sources = {source.name: source for source in sources}
-        self._consumer = confluent_kafka.Consumer(_settings(bootstrap_servers, group_id))
+        self._consumer = confluent_kafka.Consumer(_settings(bootstrap_servers, group_id, self._on_statistics))
         self._limit = _MIN_BATCH
         self._at_end: set[Partition] = set()
+        self._heard_of: set[Partition] = set()
         self._positions = {p: self._resolved(p, offset) for p, offset in positions.items()}
         self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in self._positions.items()])
 
@@ -175,6 +182,24 @@ class KafkaSourceReader:
     def caught_up(self) -> bool:
         """Whether every partition has been read to its end, as of the last poll."""
         return self._at_end >= self._positions.keys()
+
+    def ends(self) -> dict[Partition, int]:
+        """Return the next offset of each partition that has been read to its end, while its broker answers; no I/O.
+
+        The end is as of the last fetch; that a broker has become silent is known after two seconds.
+        """
+        return {partition: self._positions[partition] for partition in self._at_end & self._heard_of}
+
+    def _on_statistics(self, document: str) -> None:
+        """Take note of which partitions' brokers answer, from what the client tells of itself every second."""
+        statistics = json.loads(document)
+        heard = {b["nodeid"] for b in statistics["brokers"].values() if 0 <= b["rxidle"] <= _SILENT_US}
+        self._heard_of = {
+            (topic, partition["partition"])
+            for topic, of_topic in statistics["topics"].items()
+            for partition in of_topic["partitions"].values()
+            if partition["broker"] in heard
+        }
 
     def lags(self) -> dict[Partition, int]:
         """Return how many offsets of each partition have not been read, as far as the client knows; no I/O.

@@ -41,6 +41,12 @@ class FeaturePipelineMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.group_freshness = Gauge(
+            "streamfti_group_freshness_seconds",
+            "How long ago everything that was in the source's topic was applied to the group",
+            ["group"],
+            registry=registry,
+        )
         self.flush = Histogram(
             "streamfti_flush_seconds", "Time of one flush", ["store"], buckets=_SECONDS, registry=registry
         )

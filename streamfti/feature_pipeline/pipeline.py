@@ -24,6 +24,7 @@ from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
 from streamfti.feature_pipeline.dead_letters import DeadLetterProducer
 from streamfti.feature_pipeline.decoding import EventDecoder
+from streamfti.feature_pipeline.freshness import freshness_s, progress_at_ends
 from streamfti.feature_pipeline.group_state import GroupState, progress_after
 from streamfti.feature_pipeline.kafka_source import Partition
 from streamfti.feature_pipeline.metrics import FeaturePipelineMetrics
@@ -295,7 +296,12 @@ class FeaturePipeline:
         return rows >= policy.max_rows or self._clock.monotonic() - since >= policy.max_age_s
 
     def idle(self, reader: BatchReader) -> None:
-        """Flush the log if it is due, and tell lag tools and metrics where things stand, once a second."""
+        """Flush the log if it is due; once a second, tell the store, lag tools and metrics where things stand.
+
+        Raises:
+            FencedWriter: if another process writes the same partitions.
+            StoreError: if a store cannot be written.
+        """
         self.flush_log(only_if_due=True)
         if self._clock.monotonic() - self._reported < _REPORT_S:
             return
@@ -305,6 +311,22 @@ class FeaturePipeline:
         durable = {p: offset for p, offset in self.durable_offsets().items() if offset != self._committed.get(p, 0)}
         reader.commit(durable)
         self._committed |= durable
+        self._say_how_fresh(reader.ends())
+
+    def _say_how_fresh(self, ends: Mapping[Partition, int]) -> None:
+        """Write that groups are up to date with what has ended, and measure; of two versions, the one behind."""
+        now_us, progress, seconds = self._clock.now_us(), dict[bytes, Progress](), dict[str, float]()
+        for group in self._all_groups():
+            progress |= progress_at_ends(group, self._lanes(group), self._applied, ends, now_us)
+        if progress:
+            self._online.commit(SlotWrites(), {}, progress)
+            self._applied |= progress
+        for group in self._all_groups():
+            age_s = freshness_s(group, self._lanes(group), self._applied, now_us)
+            if age_s is not None:
+                seconds[group.name] = max(seconds.get(group.name, 0.0), age_s)
+        for name, age_s in seconds.items():
+            self._metrics.group_freshness.labels(name).set(age_s)
 
     def durable_offsets(self) -> dict[Partition, int]:
         """Return, for each partition, the offset up to which every sink is durable."""

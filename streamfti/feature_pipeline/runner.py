@@ -36,6 +36,10 @@ class BatchReader(Protocol):
         """Return how many offsets are left in each partition."""
         ...
 
+    def ends(self) -> Mapping[Partition, int]:
+        """Return, for each partition that is known to have nothing more, the offset after the last one given out."""
+        ...
+
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Tell lag tools how far the stores are."""
         ...

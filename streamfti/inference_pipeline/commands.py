@@ -23,7 +23,7 @@ from streamfti.inference_pipeline.client import InferenceClient
 from streamfti.inference_pipeline.metrics import ServingMetrics
 from streamfti.inference_pipeline.routes import Routes
 from streamfti.inference_pipeline.server import InferenceServer, StopSignals
-from streamfti.inference_pipeline.tables import FeatureVectors, Predictions, RequestField, Scalar
+from streamfti.inference_pipeline.tables import FeatureVectors, GroupProgress, Predictions, RequestField, Scalar
 from streamfti.settings import Settings, settings_options
 from streamfti.stores.online.meaning import check_stored_meaning
 from streamfti.stores.online.redis_store import OnlineReader
@@ -281,7 +281,20 @@ def _features_document(vectors: FeatureVectors) -> dict[str, Any]:
         }
         for group in vectors.progress
     }
-    return {"query_time_us": vectors.query_time_us, "features": features, "progress": progress}
+    freshness = {
+        group.group: {
+            "applied_until_us": group.applied_until_us,
+            "freshness_us": group.freshness_us,
+            "is_stale": group.is_stale,
+        }
+        for group in vectors.progress
+    }
+    return {
+        "query_time_us": vectors.query_time_us,
+        "features": features,
+        "progress": progress,
+        "freshness": freshness,
+    }
 
 
 def _print_features(vectors: FeatureVectors) -> None:
@@ -289,6 +302,15 @@ def _print_features(vectors: FeatureVectors) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     for name, value, status in rows:
         click.echo(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {status}")
+    for group in vectors.progress:
+        click.echo(_freshness(group))
+
+
+def _freshness(group: GroupProgress) -> str:
+    fresh = "is not known to be fresh"
+    if group.freshness_us is not None:
+        fresh = f"is up to date as of {group.freshness_us / 1e6:.1f} s ago"
+    return f"{group.group} {fresh}{': STALE' if group.is_stale else ''}"
 
 
 def _rows(vectors: FeatureVectors) -> Iterator[tuple[str, Scalar | None, Status]]:

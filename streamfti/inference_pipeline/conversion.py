@@ -173,6 +173,9 @@ def _feature_column(message: pb.FeatureColumn) -> FeatureColumn:
 
 def _fill_progress(message: pb.GroupProgress, progress: GroupProgress) -> None:
     message.group, message.version = progress.group, progress.version
+    for name in ("applied_until_us", "freshness_us", "is_stale"):
+        if (value := getattr(progress, name)) is not None:
+            setattr(message, name, value)
     for partition, applied in progress.partitions.items():
         message.partitions.add(
             partition=partition,
@@ -180,15 +183,25 @@ def _fill_progress(message: pb.GroupProgress, progress: GroupProgress) -> None:
             newest_event_time_us=applied.newest_event_time_us,
             newest_ingest_time_us=applied.newest_ingest_time_us,
             processed_at_us=applied.processed_at_us,
+            applied_until_us=applied.applied_until_us or None,
         )
 
 
 def _group_progress(message: pb.GroupProgress) -> GroupProgress:
     partitions = {
-        p.partition: Progress(p.next_offset, p.newest_event_time_us, p.newest_ingest_time_us, p.processed_at_us)
+        p.partition: Progress(
+            p.next_offset, p.newest_event_time_us, p.newest_ingest_time_us, p.processed_at_us, p.applied_until_us
+        )
         for p in message.partitions
     }
-    return GroupProgress(message.group, message.version, partitions)
+    return GroupProgress(
+        message.group,
+        message.version,
+        partitions,
+        message.applied_until_us if message.HasField("applied_until_us") else None,
+        message.freshness_us if message.HasField("freshness_us") else None,
+        message.is_stale if message.HasField("is_stale") else None,
+    )
 
 
 def _table_message(vectors: FeatureVectors) -> pb.FeatureTable:

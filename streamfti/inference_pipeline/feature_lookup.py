@@ -40,6 +40,7 @@ class FeatureLookup:
         self._request_names = frozenset(f.name for f in service.request_features)
         self._clock = clock
         self._count_statuses = metrics.status_counter(self._reader.columns.names)
+        self._count_stale = metrics.count_stale
         self._count_on_demand = metrics.status_counter(self._on_demand.names)
         names = tuple(i.qualified_name for i in service.inputs if not isinstance(i, RequestFeature))
         self.info = ServiceInfo(service.name, service_fingerprint(service), self._contract.fields, names)
@@ -58,6 +59,7 @@ class FeatureLookup:
         query_time = QueryTime.of(as_of_us, self._clock)
         stored = self._reader.read(table, query_time, with_progress=True)
         self._count_statuses(stored.matrix.status)
+        self._count_stale(stored.stale_groups)
         features = stored.matrix.by_name()
         if self._on_demand.names:
             features |= self._computed(table, stored, columns.keys() & self._request_names)

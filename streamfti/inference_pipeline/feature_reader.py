@@ -38,12 +38,17 @@ class StoredFeatures:
     Attributes:
         query_time_us: the query time.
         matrix: one row for each row of the request.
-        progress: per group; empty if it was not asked for.
+        progress: per group; may be empty if it was not asked for.
     """
 
     query_time_us: int
     matrix: FeatureMatrix
     progress: tuple[GroupProgress, ...]
+
+    @property
+    def stale_groups(self) -> tuple[str, ...]:
+        """The names of the groups that were not as fresh as their `max_staleness` says."""
+        return tuple(group.group for group in self.progress if group.is_stale)
 
     def model_columns(self) -> dict[str, AnyColumn]:
         """Return them by qualified name: float64[n], NaN where there is no value; strings as object[n], None there."""
@@ -110,6 +115,7 @@ class FeatureReader:
 
     def __init__(self, service: FeatureService, online: OnlineReader) -> None:
         self._plan = ReadPlan.of(service)
+        self._is_watched = any(group.max_staleness_us is not None for group in service.groups)
         self._records = RecordReader(self._plan.groups, online)
         self.columns = self._plan.windows.columns
 
@@ -120,7 +126,8 @@ class FeatureReader:
             table: holds the entity key fields; a row with a null in a group's key has its features MISSING.
             query_time: an explicit one must be later than the newest event applied for each entity, as an older
                 value can no longer be told from what is stored.
-            with_progress: whether to read what had been applied.
+            with_progress: whether to read what had been applied. It is read as well if a group has a
+                `max_staleness`.
 
         Raises:
             InvalidRequest: if an explicit query time is too early for an entity.
@@ -129,7 +136,7 @@ class FeatureReader:
         keys = self._plan.record_keys(table)
         windows = self._plan.windows
         side_keys = self._plan.side_keys(table) if windows.side_parts else []
-        found, progress = self._fetch([*keys, *side_keys], with_progress=with_progress)
+        found, progress = self._fetch([*keys, *side_keys], query_time, with_progress=with_progress or self._is_watched)
         rows = windows.load(found[: len(keys)], table.n_rows)
         if query_time.explicit:
             self._refuse_the_past(table, windows.newest_event_time_us(rows), query_time.us)
@@ -140,7 +147,7 @@ class FeatureReader:
         return StoredFeatures(query_time.us, matrix, progress)
 
     def _fetch(
-        self, keys: Sequence[bytes | None], *, with_progress: bool
+        self, keys: Sequence[bytes | None], query_time: QueryTime, *, with_progress: bool
     ) -> tuple[list[bytes | None], tuple[GroupProgress, ...]]:
         """Read the records of keys, each once, and if asked for the progress of each group, in one MGET."""
         distinct = [key for key in dict.fromkeys(keys) if key is not None]
@@ -151,7 +158,7 @@ class FeatureReader:
             found = self._records.read(distinct)
         stored = dict(zip(distinct, found, strict=True))
         pairs = zip(self._plan.groups, by_group, strict=False)  # of none, where it was not asked for
-        progress = tuple(GroupProgress(group.name, group.version, partitions) for group, partitions in pairs)
+        progress = tuple(GroupProgress.of(group, partitions, query_time.asked_at_us) for group, partitions in pairs)
         return [None if key is None else stored[key] for key in keys], progress
 
     def _refuse_the_past(self, table: InputTable, newest_us: NDArray[np.int64], as_of_us: int) -> None:

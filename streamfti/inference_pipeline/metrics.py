@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,12 @@ class ServingMetrics:
             ["group", "status"],
             registry=registry,
         )
+        self._stale_reads = Counter(
+            "streamfti_stale_reads_total",
+            "Reads of a feature group that was not as fresh as its max_staleness says.",
+            ["group"],
+            registry=registry,
+        )
         self._model = Gauge(
             "streamfti_model_info", "1 for each model version that is served.", ["model", "version"], registry=registry
         )
@@ -68,6 +74,11 @@ class ServingMetrics:
                     counters[place].inc(n)
 
         return count
+
+    def count_stale(self, groups: Iterable[str]) -> None:
+        """Count one read of each of these groups, which were stale."""
+        for group in groups:
+            self._stale_reads.labels(group).inc()
 
     def loaded(self, model: ModelIdentity) -> None:
         """Say that a model version is served."""

@@ -43,6 +43,7 @@ class Predictor:
         self._on_demand = OnDemandPlan(model.features.on_demand, ServingError)
         self._clock = clock
         self._count_statuses = metrics.status_counter(self._reader.columns.names)
+        self._count_stale = metrics.count_stale
         self._count_on_demand = metrics.status_counter(self._on_demand.names)
         inputs = tuple(item.qualified_name for item in model.features.inputs)
         self.info = ModelInfo(slot.identity, slot.alias, model.task, self._contract.fields, inputs)
@@ -62,6 +63,7 @@ class Predictor:
         query_time = QueryTime.of(asked.as_of_us, self._clock)
         stored = self._reader.read(table, query_time, with_progress=asked.include_features)
         self._count_statuses(stored.matrix.status)
+        self._count_stale(stored.stale_groups)
         columns = self._model_columns(table, stored)
         computed = self._computed(columns, stored)
         values = self._slot.run(model_input(self._slot.plan, columns))

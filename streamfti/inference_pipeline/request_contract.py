@@ -39,10 +39,12 @@ class QueryTime:
     Attributes:
         us: microseconds since the epoch.
         explicit: whether the caller named it; the server's clock is never refused.
+        asked_at_us: the server's clock when it was asked.
     """
 
     us: int
     explicit: bool
+    asked_at_us: int
 
     @classmethod
     def of(cls, as_of_us: int | None, clock: Clock) -> QueryTime:
@@ -51,12 +53,13 @@ class QueryTime:
         Raises:
             InvalidRequest: if the caller's time lies outside the years 1 to 9999.
         """
+        now_us = clock.now_us()
         if as_of_us is None:
-            return cls(clock.now_us(), explicit=False)
+            return cls(now_us, explicit=False, asked_at_us=now_us)
         if not _EARLIEST_US <= as_of_us <= _LATEST_US:
             msg = f"as_of_us must lie between {from_us(_EARLIEST_US):%Y} and {from_us(_LATEST_US):%Y}, got {as_of_us!r}"
             raise InvalidRequest(msg, hint="it is in microseconds since 1970-01-01T00:00:00Z")
-        return cls(as_of_us, explicit=True)
+        return cls(as_of_us, explicit=True, asked_at_us=now_us)
 
 
 class RequestContract:

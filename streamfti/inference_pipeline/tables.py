@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from streamfti.compute.returned_values import AnyColumn
 from streamfti.compute.values import FeatureColumn, Status
 from streamfti.definitions.dtypes import DType
+from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import InvalidRequest
-from streamfti.stores.online.progress import Progress
+from streamfti.stores.online.progress import Progress, applied_until
 
 __all__ = [
     "FeatureVectors",
@@ -111,11 +112,30 @@ class GroupProgress:
         group: the group's name.
         version: the group's version.
         partitions: by partition of the source's topic, ascending; none has been applied yet if it is empty.
+        applied_until_us: the broker's time up to which everything in the topic is known to be applied: that of the
+            partition that is furthest behind. None if that is not known.
+        freshness_us: how long that is ago by the server's clock, never negative; None if it is not known. It is of
+            the time of asking, also where the query time was given.
+        is_stale: whether that is longer than the group's `max_staleness`, or not known; None if the group has none.
+            A stale group's values and statuses are as they would be otherwise.
     """
 
     group: str
     version: int
     partitions: Mapping[int, Progress]
+    applied_until_us: int | None = None
+    freshness_us: int | None = None
+    is_stale: bool | None = None
+
+    @classmethod
+    def of(cls, group: FeatureGroup, partitions: Mapping[int, Progress], asked_at_us: int) -> GroupProgress:
+        """Judge the freshness of a group at a time, microseconds since the epoch."""
+        until_us = applied_until(partitions)
+        freshness_us = None if until_us is None else max(0, asked_at_us - until_us)
+        is_stale = None
+        if group.max_staleness_us is not None:
+            is_stale = freshness_us is None or freshness_us > group.max_staleness_us
+        return cls(group.name, group.version, partitions, until_us, freshness_us, is_stale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class GroupPlan:
     record_bytes: int
     has_side_record: bool
     retention_us: int | None
+    max_staleness_us: int | None
     fingerprint: str
     stored_fingerprint: str | None
     state: GroupState
@@ -221,6 +222,7 @@ def _group(
         record_bytes=layout.record_bytes,
         has_side_record=layout.has_side_record,
         retention_us=group.retention_us,
+        max_staleness_us=group.max_staleness_us,
         fingerprint=own.fingerprint,
         stored_fingerprint=None if found is None else found.fingerprint,
         state=state,

@@ -89,7 +89,7 @@ def _group_facts(group: GroupPlan) -> Text:
         *(f"\n  stored: {change}" for change in group.stored_changes),
         f"\n{group.record_bytes:,} bytes per entity: 8 + {rings}",
         "; beside it strings and sketches, of any length" if group.has_side_record else "",
-        f"\nkept {_kept(group.retention_us)}; fingerprint {group.fingerprint[:_SHOWN]}\n",
+        f"\nkept {_kept(group)}; fingerprint {group.fingerprint[:_SHOWN]}\n",
     )
 
 
@@ -126,8 +126,9 @@ def _optional(us: int | None) -> str:
     return "" if us is None else _duration(us)
 
 
-def _kept(retention_us: int | None) -> str:
-    return "for ever" if retention_us is None else f"{_duration(retention_us)} after the last event"
+def _kept(group: GroupPlan) -> str:
+    kept = "for ever" if group.retention_us is None else f"{_duration(group.retention_us)} after the last event"
+    return kept if group.max_staleness_us is None else f"{kept}, stale after {_duration(group.max_staleness_us)}"
 
 
 def _duration(us: int) -> str:

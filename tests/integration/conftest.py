@@ -64,7 +64,7 @@ payments = fti.KafkaSource("payments", Payment)
 checkouts = fti.KafkaSource("checkouts", Checkout)
 chargebacks = fti.KafkaSource("chargebacks", Chargeback)
 
-@fti.feature_group(source=payments, entity="card_id")
+@fti.feature_group(source=payments, entity="card_id", max_staleness="3s")
 class Card:
     n = fti.count().over("5m", "1h")
     cents = fti.sum(Payment.cents).over("1h")
@@ -92,6 +92,7 @@ def fraud(data: fti.TrainingSet) -> object:
 '''
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+APPLIED_UNTIL_US = to_us(NOW) - 4_000_000
 PARTITIONS = (0, 20, 40)  # more than are read at first
 NUMERIC = ("amount", "Card.n_5m", "Card.n_1h", "Card.cents_1h", "Card.usual_1h", "night", "Shop.n_1h", "Shop.most_1h")
 GOOD: dict[str, Any] = {"card_id": "c1", "shop": 7, "amount": 12.5, "country": "NL", "night": True}
@@ -175,7 +176,7 @@ def apply(url: str, group: FeatureGroup, frame: pl.DataFrame) -> None:
     change = GroupState(group, writer.read).apply(frame, to_us(NOW))
     by_partition = dict(frame.group_by("_partition").agg(pl.col("_offset").max() + 1).iter_rows())
     progress = {
-        progress_key(group, partition): Progress(next_offset, to_us(NOW) - 1, to_us(NOW), to_us(NOW))
+        progress_key(group, partition): Progress(next_offset, to_us(NOW) - 1, to_us(NOW), to_us(NOW), APPLIED_UNTIL_US)
         for partition, next_offset in by_partition.items()
     }
     writer.commit(change.slots, change.expiries_ms, progress, change.side)

@@ -43,6 +43,7 @@ from streamfti.inference_pipeline.client import InferenceClient
 from streamfti.inference_pipeline.commands import get_features, predict, serve
 from streamfti.inference_pipeline.server import SERVER_OPTIONS
 from tests.integration.conftest import (  # pytest has loaded it under this name before it loads a test
+    APPLIED_UNTIL_US,
     GOOD,
     NOW,
     Served,
@@ -287,6 +288,12 @@ def test_predict_reads_values_in_the_declared_types(served: Served) -> None:
     assert document["version"] == 1
     assert document["features"]["Shop.n_1h"] == {"value": 1, "status": "PRESENT"}
     assert document["progress"]["Card"]["40"]["next_offset"] == 2
+    assert document["freshness"]["Card"] == {
+        "applied_until_us": APPLIED_UNTIL_US,
+        "freshness_us": 4_000_000,
+        "is_stale": True,
+    }
+    assert document["freshness"]["Shop"]["is_stale"] is None
 
 
 def test_predict_prints_what_a_person_wants_to_know(served: Served) -> None:
@@ -305,6 +312,8 @@ def test_get_features_prints_values_and_statuses(served: Served) -> None:
     assert lines[0] == ["as", "of", NOW.isoformat()]
     assert ["Card.n_5m", "1", "PRESENT"] in lines
     assert ["Shop.most_1h", "-", "MISSING"] in lines
+    assert ["Card", "is", "up", "to", "date", "as", "of", "4.0", "s", "ago:", "STALE"] in lines
+    assert ["Shop", "is", "up", "to", "date", "as", "of", "4.0", "s", "ago"] in lines
     document = json.loads(run(get_features, served, *arguments, "--json").output)
     assert document["query_time_us"] == to_us(NOW)
     assert document["features"]["Card.usual_1h"] == {"value": 145.0, "status": "PRESENT"}

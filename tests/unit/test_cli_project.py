@@ -209,6 +209,16 @@ def test_a_plan_compares_a_new_version_with_the_one_before(tmp_path: Path) -> No
     assert any("mean -> max" in change for change in group.changes)
 
 
+def test_how_fresh_a_group_must_be_is_told_and_is_no_change(tmp_path: Path) -> None:
+    before, after = tmp_path / "before.py", tmp_path / "after.py"
+    before.write_text(BASE)
+    after.write_text(BASE.replace("version=1", 'version=1, max_staleness="1m"'))
+    stored = meaning_of(load_catalog(before).group("Card"))
+    (group,) = build_plan(load_catalog(after), partitions=None, stored={"Card": stored}).groups
+    assert (group.max_staleness_us, group.state, group.changes) == (60_000_000, "same", [])
+    assert "stale after 1m" in _invoke("plan", str(after), "--offline").output
+
+
 @pytest.mark.parametrize("text", ["retention.ms", "=5"])
 def test_topic_configuration_is_key_and_value(text: str) -> None:
     result = _invoke("apply", "d.py", "--topic-config", text)

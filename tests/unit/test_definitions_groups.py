@@ -8,6 +8,7 @@ import pytest
 
 import streamfti as fti
 from streamfti.definitions.dtypes import DType
+from streamfti.definitions.fingerprint import group_fingerprint
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.errors import DefinitionError
 
@@ -166,6 +167,24 @@ def test_an_entity_key_is_exact(name: str) -> None:
 def test_an_entity_key_has_fields_and_each_once(entity: tuple[str, ...]) -> None:
     with pytest.raises(DefinitionError, match=r"feature group 'Spend'.*entity"):
         group_of(entity=entity)
+
+
+def test_how_fresh_a_group_must_be_is_no_part_of_what_it_means() -> None:
+    assert group_of().max_staleness_us is None
+    assert group_of(max_staleness="3s").max_staleness_us == 3_000_000
+    assert group_fingerprint(group_of(max_staleness="1m")) == group_fingerprint(group_of())
+
+
+@pytest.mark.parametrize("max_staleness", ["2s", timedelta(milliseconds=2_999)])
+def test_a_group_cannot_be_fresher_than_is_told(max_staleness: str | timedelta) -> None:
+    with pytest.raises(DefinitionError, match=r"max_staleness of feature group 'Spend' must be at least 3s, got"):
+        group_of(max_staleness=max_staleness)
+
+
+@pytest.mark.parametrize("max_staleness", ["soon", 60])
+def test_how_fresh_a_group_must_be_is_a_duration(max_staleness: object) -> None:
+    with pytest.raises(DefinitionError, match=r"max_staleness of feature group 'Spend' must be"):
+        group_of(max_staleness=max_staleness)
 
 
 def test_the_retention_is_twice_the_longest_window_and_a_day() -> None:

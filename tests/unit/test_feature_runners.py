@@ -42,6 +42,9 @@ class Line:
     def lags(self) -> Mapping[Partition, int]:
         return {}
 
+    def ends(self) -> Mapping[Partition, int]:
+        return {}
+
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         del offsets
 

@@ -74,12 +74,15 @@ def feature_columns(draw: st.DrawFn, n_rows: int) -> FeatureColumn:
 
 @st.composite
 def feature_vectors(draw: st.DrawFn, n_rows: int) -> FeatureVectors:
-    progress = st.builds(Progress, int64, int64, int64, int64)
+    progress = st.builds(Progress, int64, int64, int64, int64, int64)
     groups = st.builds(
         GroupProgress,
         names,
         st.integers(1, 2**31 - 1),
         st.dictionaries(st.integers(0, 2**31 - 1), progress, max_size=3),
+        st.none() | int64,
+        st.none() | int64,
+        st.none() | st.booleans(),
     )
     columns = draw(st.dictionaries(names, feature_columns(n_rows), max_size=5))
     return FeatureVectors(draw(int64), columns, tuple(draw(st.lists(groups, max_size=3))))

@@ -161,8 +161,8 @@ def test_integers_among_floats_are_floats() -> None:
 
 def test_the_query_time_is_the_clock_or_what_the_caller_says() -> None:
     clock = ManualClock(NOW)
-    assert QueryTime.of(None, clock) == QueryTime(to_us(NOW), explicit=False)
-    assert QueryTime.of(5, clock) == QueryTime(5, explicit=True)
+    assert QueryTime.of(None, clock) == QueryTime(to_us(NOW), explicit=False, asked_at_us=to_us(NOW))
+    assert QueryTime.of(5, clock) == QueryTime(5, explicit=True, asked_at_us=to_us(NOW))
 
 
 @pytest.mark.parametrize("as_of_us", [2**62, -(2**62)])

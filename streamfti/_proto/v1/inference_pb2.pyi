@@ -682,10 +682,26 @@ class GroupProgress(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    APPLIED_UNTIL_US_FIELD_NUMBER: _builtins.int
+    FRESHNESS_US_FIELD_NUMBER: _builtins.int
+    IS_STALE_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The group's name."""
     version: _builtins.int
     """The group's version, from 1 up."""
+    applied_until_us: _builtins.int
+    """The broker's time up to which everything in the topic is known to be applied: that of the partition that is
+    furthest behind. Microseconds since the epoch. Absent: not known, because no partition has begun or one of them
+    was last written by a feature pipeline that did not keep it.
+    """
+    freshness_us: _builtins.int
+    """How long that was ago when the question came, by the server's clock, in microseconds; never negative. An `as_of_us`
+    does not change it. Absent: not known.
+    """
+    is_stale: _builtins.bool
+    """Whether the group is less fresh than its `max_staleness`, or its freshness is not known. Values and statuses are
+    the same either way. Absent: the group has no `max_staleness`.
+    """
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionProgress]:
         """The partitions that events have been applied from, ascending. Empty: none has been applied yet."""
@@ -696,12 +712,26 @@ class GroupProgress(_message.Message):
         group: _builtins.str = ...,
         version: _builtins.int = ...,
         partitions: _abc.Iterable[Global___PartitionProgress] | None = ...,
+        applied_until_us: _builtins.int | None = ...,
+        freshness_us: _builtins.int | None = ...,
+        is_stale: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_applied_until_us", b"_applied_until_us", "_freshness_us", b"_freshness_us", "_is_stale", b"_is_stale", "applied_until_us", b"applied_until_us", "freshness_us", b"freshness_us", "is_stale", b"is_stale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "partitions", b"partitions", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_applied_until_us", b"_applied_until_us", "_freshness_us", b"_freshness_us", "_is_stale", b"_is_stale", "applied_until_us", b"applied_until_us", "freshness_us", b"freshness_us", "group", b"group", "is_stale", b"is_stale", "partitions", b"partitions", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__applied_until_us: _TypeAlias = _typing.Literal["applied_until_us"]  # noqa: Y015
+    _WhichOneofArgType__applied_until_us: _TypeAlias = _typing.Literal["_applied_until_us", b"_applied_until_us"]  # noqa: Y015
+    _WhichOneofReturnType__freshness_us: _TypeAlias = _typing.Literal["freshness_us"]  # noqa: Y015
+    _WhichOneofArgType__freshness_us: _TypeAlias = _typing.Literal["_freshness_us", b"_freshness_us"]  # noqa: Y015
+    _WhichOneofReturnType__is_stale: _TypeAlias = _typing.Literal["is_stale"]  # noqa: Y015
+    _WhichOneofArgType__is_stale: _TypeAlias = _typing.Literal["_is_stale", b"_is_stale"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__applied_until_us) -> _WhichOneofReturnType__applied_until_us | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__freshness_us) -> _WhichOneofReturnType__freshness_us | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_stale) -> _WhichOneofReturnType__is_stale | None: ...
 
 Global___GroupProgress: _TypeAlias = GroupProgress  # noqa: Y015
 
@@ -716,6 +746,7 @@ class PartitionProgress(_message.Message):
     NEWEST_EVENT_TIME_US_FIELD_NUMBER: _builtins.int
     NEWEST_INGEST_TIME_US_FIELD_NUMBER: _builtins.int
     PROCESSED_AT_US_FIELD_NUMBER: _builtins.int
+    APPLIED_UNTIL_US_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     """The partition of the source's topic."""
     next_offset: _builtins.int
@@ -726,6 +757,10 @@ class PartitionProgress(_message.Message):
     """The newest ingest time applied (the broker's), microseconds since the epoch. 0: no event applied yet."""
     processed_at_us: _builtins.int
     """When the last write took place, microseconds since the epoch, by the clock of the feature pipeline."""
+    applied_until_us: _builtins.int
+    """The broker's time up to which everything in the partition is known to be applied, microseconds since the epoch:
+    the time of asking, about, while the feature pipeline runs and has reached the end. Absent: not known.
+    """
     def __init__(
         self,
         *,
@@ -734,12 +769,15 @@ class PartitionProgress(_message.Message):
         newest_event_time_us: _builtins.int = ...,
         newest_ingest_time_us: _builtins.int = ...,
         processed_at_us: _builtins.int = ...,
+        applied_until_us: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_applied_until_us", b"_applied_until_us", "applied_until_us", b"applied_until_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_event_time_us", b"newest_event_time_us", "newest_ingest_time_us", b"newest_ingest_time_us", "next_offset", b"next_offset", "partition", b"partition", "processed_at_us", b"processed_at_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_applied_until_us", b"_applied_until_us", "applied_until_us", b"applied_until_us", "newest_event_time_us", b"newest_event_time_us", "newest_ingest_time_us", b"newest_ingest_time_us", "next_offset", b"next_offset", "partition", b"partition", "processed_at_us", b"processed_at_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__applied_until_us: _TypeAlias = _typing.Literal["applied_until_us"]  # noqa: Y015
+    _WhichOneofArgType__applied_until_us: _TypeAlias = _typing.Literal["_applied_until_us", b"_applied_until_us"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__applied_until_us) -> _WhichOneofReturnType__applied_until_us | None: ...
 
 Global___PartitionProgress: _TypeAlias = PartitionProgress  # noqa: Y015
 
