@@ -13,6 +13,7 @@ of a window's tiles, some 15 to 40 microseconds each once they are full.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from collections import Counter
@@ -282,19 +283,12 @@ class _MostFrequent(Aggregator):
     @override
     def result(self, state: State, query_time_us: Times) -> Result:
         column = state[self._sketch.name]
-        found = [self._ranked(one)[self._place : self._place + 1] for one in column.ravel().tolist()]
+        ranked = (_ranked(one, is_text=self._is_text) for one in column.ravel().tolist())
+        found = [values[self._place : self._place + 1] for values in ranked]
         present = np.array([bool(one) for one in found], np.bool_).reshape(column.shape)
         nothing: list[int | str] = ["" if self._is_text else 0]
         values = objects([(one or nothing)[0] for one in found]).reshape(column.shape)
         return values if self._is_text else values.astype(np.int64), present
-
-    def _ranked(self, state: bytes) -> list[int | str]:
-        """Return the values by how often they occur, equally frequent ones by value."""
-        if not state:
-            return []
-        items = datasketches.frequent_strings_sketch.deserialize(state).get_frequent_items(_ALL_ITEMS, 0)
-        counted = [(-n, text if self._is_text else int(text)) for text, n, _, _ in items]
-        return [value for _, value in sorted(counted)]
 
     @override
     def accepts(self, operands: AnyArray, value: float | str | None) -> bool:
@@ -304,3 +298,13 @@ class _MostFrequent(Aggregator):
         error = datasketches.frequent_strings_sketch.get_epsilon_for_lg_size(int(math.log2(self._sketch.map_size)))
         wanted = sorted(counts.values(), reverse=True)[self._place] - error * len(operands)
         return bool(wanted <= 0 if value is None else counts[value] >= wanted)
+
+
+@functools.lru_cache(maxsize=64)  # the k features of one window ask for the same states one after the other
+def _ranked(state: bytes, *, is_text: bool) -> Sequence[int | str]:
+    """Return the values of a sketch by how often they occur, equally frequent ones by value."""
+    if not state:
+        return ()
+    items = datasketches.frequent_strings_sketch.deserialize(state).get_frequent_items(_ALL_ITEMS, 0)
+    counted = [(-n, text if is_text else int(text)) for text, n, _, _ in items]
+    return tuple(value for _, value in sorted(counted))

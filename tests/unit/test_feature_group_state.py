@@ -251,3 +251,20 @@ def test_a_side_record_that_the_store_has_expired_is_not_made_anew_from_the_cach
     store.write(state.apply(both, store.now_us))
     fresh.write(GroupState(NAMES, fresh.read).apply(both, fresh.now_us))
     assert store.get(side_key(NAMES, "a")) == fresh.get(side_key(NAMES, "a"))
+
+
+def test_memory_of_the_cache_counts_side_records() -> None:
+    store = Store()
+    state = GroupState(NAMES, store.read, cache_bytes=200_000)
+    assert state._side is not None
+
+    def visit(i: int) -> None:
+        tick = Tick(at=from_us(START_US), key=f"k{i}", value=i, name="long " * 1_000)
+        store.write(state.apply(event_frame(SOURCE.schema, [PlacedEvent(tick, 0, i)]), store.now_us))
+
+    for i in range(93):
+        visit(i)
+        assert sum(map(len, state._side._records.values())) <= 200_000 + 11_000  # and one batch's
+    n_read = store.n_read
+    visit(92)  # the newest is still there
+    assert store.n_read == n_read
