@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from streamfti.definitions.sources import KafkaSource
 from streamfti.definitions.streams import HISTORY_PARTITION, JOINED_AT, JoinedStream, Stream
 
-__all__ = ["MEMBERS", "POSITION", "joined", "key_numbers", "members", "of_each_member", "side_fields"]
+__all__ = [
+    "MEMBERS",
+    "POSITION",
+    "joined",
+    "key_numbers",
+    "lane_expression",
+    "members",
+    "of_each_member",
+    "side_fields",
+]
 
 POSITION = "_position"
 """The column of a pair's position, which breaks ties of event time: int64, not negative."""
@@ -59,7 +68,7 @@ def _times_us(stream: Stream, frame: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _left_columns(stream: JoinedStream, left: pl.DataFrame) -> pl.DataFrame:
-    lane = _lane(stream, stream.left.source).alias("_partition")
+    lane = lane_expression(stream, stream.left.source).alias("_partition")
     return left.select(pl.exclude("_partition", "_schema_id", "_too_late"), lane)
 
 
@@ -68,12 +77,12 @@ def _right_columns(stream: JoinedStream, right: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(name).alias(to) for name, to in stream.right_names.items() if name in right.columns),
         pl.col(stream.right.schema.event_time).alias(_RIGHT_TIME),
         pl.col("_ingest_time_us").alias(_RIGHT_INGEST_TIME),
-        _lane(stream, stream.right.source).alias(MEMBERS[1][0]),
+        lane_expression(stream, stream.right.source).alias(MEMBERS[1][0]),
         pl.col("_offset").alias(MEMBERS[1][1]),
     )
 
 
-def _lane(stream: JoinedStream, source: KafkaSource) -> pl.Expr:
+def lane_expression(stream: Stream, source: KafkaSource) -> pl.Expr:
     """Return `Stream.lane` of the column `_partition`."""
     first, history = stream.lane(source, 0), stream.lane(source, HISTORY_PARTITION)
     partition = pl.col("_partition").cast(pl.Int64)

@@ -15,13 +15,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamfti.compute.decimals import as_float64
+from streamfti.compute.enrichment import enriched, enriched_fields
 from streamfti.compute.expressions import evaluate
 from streamfti.compute.joins import joined, side_fields
 from streamfti.definitions.batch_functions import BatchFunction
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Field
 from streamfti.definitions.sources import KafkaSource
-from streamfti.definitions.streams import Apply, Derive, JoinedStream, Step, Stream, Where, source_fields
+from streamfti.definitions.steps import Apply, Derive, Step, Where
+from streamfti.definitions.streams import EnrichedStream, JoinedStream, Stream, source_fields
 from streamfti.errors import FunctionError
 
 __all__ = ["LOG_COLUMNS", "SourceReader", "StreamFrames", "stream_events", "transformed"]
@@ -37,13 +39,13 @@ LOG_COLUMNS = frozenset({"_partition", "_offset", "_ingest_time_us"})
 class SourceReader(Protocol):
     """Reads the events of a source, from wherever a caller keeps them."""
 
-    def __call__(self, source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
+    def __call__(self, source: KafkaSource, columns: Collection[str], earlier_us: int | None) -> pl.DataFrame:
         """Return an event frame.
 
         Args:
             source: whose events.
             columns: at least these.
-            earlier_us: how much further back in event time than the events of the stream.
+            earlier_us: how much further back in event time than the events of the stream; None: as far as it goes.
         """
         ...
 
@@ -60,13 +62,18 @@ def stream_events(stream: Stream, names: Iterable[str], read: SourceReader) -> p
         FunctionError: if a batch function raises, or does not return what it says.
     """
     origin, needed = stream.origin, source_fields(stream, names)
-    if not isinstance(origin, JoinedStream):
-        return transformed(stream, read(stream.source, needed | LOG_COLUMNS, 0))
-    sides = [
-        transformed(side, read(side.source, source_fields(side, fields) | LOG_COLUMNS, origin.within_us))
-        for side, fields in zip((origin.left, origin.right), side_fields(origin, needed), strict=True)
-    ]
-    return transformed(stream, joined(origin, *sides))
+
+    def side(of: Stream, fields: set[str], earlier_us: int | None) -> pl.DataFrame:
+        return transformed(of, read(of.source, source_fields(of, fields) | LOG_COLUMNS, earlier_us))
+
+    if isinstance(origin, JoinedStream):
+        left, right = side_fields(origin, needed)
+        sides = side(origin.left, left, origin.within_us), side(origin.right, right, origin.within_us)
+        return transformed(stream, joined(origin, *sides))
+    if isinstance(origin, EnrichedStream):
+        base, table = enriched_fields(origin, needed)
+        return transformed(stream, enriched(origin, side(origin.base, base, 0), side(origin.table, table, None)))
+    return transformed(stream, read(stream.source, needed | LOG_COLUMNS, 0))
 
 
 def transformed(stream: Stream, frame: pl.DataFrame) -> pl.DataFrame:

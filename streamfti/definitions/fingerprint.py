@@ -17,7 +17,7 @@ from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.on_demand import OnDemandFeature, OnDemandInput
 from streamfti.definitions.request_features import RequestFeature
 from streamfti.definitions.services import FeatureService
-from streamfti.definitions.streams import JoinedStream
+from streamfti.definitions.streams import EnrichedStream, JoinedStream
 
 __all__ = ["group_fingerprint", "group_meaning", "service_fingerprint", "service_meaning"]
 
@@ -54,6 +54,7 @@ def _group_identity(group: FeatureGroup) -> Meaning:
     origin = group.stream.origin
     return {
         **({"joined": origin.document()} if isinstance(origin, JoinedStream) else {}),
+        **({"enriched": origin.document()} if isinstance(origin, EnrichedStream) else {}),
         **({"steps": steps} if steps else {}),
         "group": group.name,
         "version": group.version,

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from streamfti.definitions.durations import Duration, duration_us
 from streamfti.definitions.events import Event, EventSchema, event_schema
-from streamfti.definitions.streams import HISTORY_PARTITION, Step, Stream
+from streamfti.definitions.steps import Step
+from streamfti.definitions.streams import HISTORY_PARTITION, Stream
 from streamfti.errors import DefinitionError
 
 __all__ = ["HISTORY_PARTITION", "KafkaSource", "WireFormat"]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.durations import SECOND_US, Duration, duration_us
 from streamfti.definitions.events import EventSchema
 from streamfti.definitions.expressions import Expression, Field
+from streamfti.definitions.steps import Apply, Derive, Step, Where
 from streamfti.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -27,13 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "HISTORY_PARTITION",
     "JOINED_AT",
-    "Apply",
-    "Derive",
     "DerivedStream",
+    "EnrichedStream",
     "JoinedStream",
-    "Step",
     "Stream",
-    "Where",
     "source_fields",
 ]
 
@@ -45,77 +43,6 @@ JOINED_AT = "joined_at"
 """The field that says when both events of a pair had happened: the event time of a joined stream."""
 
 _KEY_TYPES = {DType.STRING, DType.INT64, DType.BOOL}
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Keeps the events for which a condition is true; one that is null is not."""
-
-    condition: Expression
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        """The fields that it needs."""
-        return self.condition.fields
-
-    @property
-    def adds(self) -> tuple[Field, ...]:
-        """None."""
-        return ()
-
-    def document(self) -> list[object]:
-        """Return what it means, as plain JSON values."""
-        return ["where", self.condition.document()]
-
-    def __str__(self) -> str:
-        return f"where {self.condition}"
-
-
-@dataclass(frozen=True, slots=True)
-class Derive:
-    """Adds fields, each computed from the fields before this step."""
-
-    adds: tuple[Field, ...]
-    values: tuple[Expression, ...]
-    """What each of the added fields is."""
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        """The fields that it needs."""
-        return tuple(field for value in self.values for field in value.fields)
-
-    def document(self) -> list[object]:
-        """Return what it means, as plain JSON values."""
-        pairs = zip(self.adds, self.values, strict=True)
-        return ["derive", *([field.name, value.document()] for field, value in pairs)]
-
-    def __str__(self) -> str:
-        pairs = zip(self.adds, self.values, strict=True)
-        return "derive " + ", ".join(f"{field.name} = {value}" for field, value in pairs)
-
-
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """Adds the fields that a batch function returns."""
-
-    function: BatchFunction
-    reads: tuple[Field, ...]
-    """One for each of its parameters."""
-    adds: tuple[Field, ...]
-    """One for each of its outputs."""
-
-    def document(self) -> list[object]:
-        """Return what it means, as plain JSON values."""
-        inputs = [field.document() for field in self.reads]
-        outputs = [[field.name, str(field.type)] for field in self.adds]
-        return ["apply", json.loads(self.function.meaning), inputs, outputs]
-
-    def __str__(self) -> str:
-        outputs = ", ".join(field.name for field in self.adds)
-        return f"apply {outputs} = {self.function.name}({', '.join(self.function.inputs)})"
-
-
-Step = Where | Derive | Apply
 
 
 class Stream:
@@ -243,6 +170,31 @@ class Stream:
         """
         return _joined(self, other, (on,) if isinstance(on, str) else tuple(on), within, prefix)
 
+    def enrich(
+        self, table: Stream, *, on: str | tuple[str, ...], fields: Iterable[str], prefix: str = ""
+    ) -> EnrichedStream:
+        """Add fields of the newest row of a table that was known when the event came.
+
+            with_country = payments.enrich(customers, on="customer_id", fields=["country"])
+
+        The row is that of the same key with the highest event time (then position) among those that had happened by
+        the time of the event and that the broker had taken before it: a row that came later does not count, in
+        history neither. So an event has the same row for ever. Without any, and where the key is null, the fields
+        are null; so they are where the newest row says that it is gone. The broker's times are those of the messages:
+        where producers set them, it is they who say what came first.
+
+        Args:
+            table: the stream of the rows, of one source.
+            on: the field, or the fields, that must be equal: of the same name and type on both sides.
+            fields: which fields of the row.
+            prefix: goes before their names.
+
+        Raises:
+            DefinitionError: if that is impossible, or one side is made of several sources already.
+        """
+        key = (on,) if isinstance(on, str) else tuple(on)
+        return _enriched(self, table, key, tuple(fields), prefix)
+
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401  # a Field, which takes any value's place, as on the event class
         """Return one of its fields, to be used in expressions and aggregations.
 
@@ -362,25 +314,96 @@ class JoinedStream(Stream):
         return f"join {self.right.source.name}{steps} on {', '.join(self.on)} within {seconds:g} s"
 
 
+@dataclass(frozen=True)
+class EnrichedStream(Stream):
+    """The events of a stream with fields of the rows of a table. Build it with `Stream.enrich`."""
+
+    base: Stream
+    table: Stream
+    on: tuple[str, ...]
+    names: tuple[tuple[str, str], ...]
+    """The fields that are added: the name in a row, and the name in the stream."""
+
+    @cached_property
+    def source(self) -> KafkaSource:  # type: ignore[override]  # computed, as it never changes
+        """That of the events."""
+        return self.base.source
+
+    @cached_property
+    def sources(self) -> tuple[KafkaSource, ...]:
+        """That of the events, then that of the rows."""
+        return self.base.source, self.table.source
+
+    @property
+    def steps(self) -> tuple[Step, ...]:  # type: ignore[override]  # likewise
+        """None: those of the two streams are taken before."""
+        return ()
+
+    @cached_property
+    def schema(self) -> EventSchema:  # type: ignore[override]  # likewise
+        """The fields of the events, and those of the rows, all of which may be null."""
+        base, meaning = self.base.schema, _digest(self.document())
+        added = []
+        for of, name in self.names:
+            kind = replace(self.table.schema.field(of).type, nullable=True)
+            added.append(Field(base.name, name, kind, _digest([meaning, of])))
+        return replace(base, fields=(*base.fields, *added))
+
+    def document(self) -> list[object]:
+        """Return what it means, as plain JSON values."""
+        return ["enrich", _document(self.base), _document(self.table), list(self.on), [list(n) for n in self.names]]
+
+    def __str__(self) -> str:
+        steps = "".join(f", {step}" for step in self.table.steps)
+        names = ", ".join(of if of == name else f"{name} = {of}" for of, name in self.names)
+        return f"enrich with {names} of {self.table.source.name}{steps} on {', '.join(self.on)}"
+
+
 def _document(stream: Stream) -> list[object]:
     source = stream.source
     steps = [step.document() for step in stream.steps]
     return [source.name, source.schema.event_time, source.max_future_skew_us, steps]
 
 
-def _joined(left: Stream, right: object, on: tuple[str, ...], within: Duration, prefix: str | None) -> JoinedStream:
+def _checked_sides(left: Stream, right: object, what: str, on: tuple[str, ...]) -> tuple[str, Stream]:
+    """Return what the two streams are called together, and the second one.
+
+    Raises:
+        DefinitionError: if they cannot be brought together.
+    """
     if not isinstance(right, Stream):
-        msg = f"join() of {left._name} must be given a stream, got {right!r}"  # noqa: SLF001  # the same module's
+        msg = f"{what} of {left._name} must be given a stream, got {right!r}"  # noqa: SLF001  # the same module's
         raise DefinitionError(msg)
-    subject = f"a join of {left._name} and {right._name}"  # noqa: SLF001
+    subject = f"{what} of {left._name} and {right._name}"  # noqa: SLF001
     for side in (left, right):
         if side.origin is not side.source:
             msg = f"{subject} must be of two streams of one source each"
-            raise DefinitionError(msg, hint="a stream that was joined already cannot be joined again")
+            raise DefinitionError(msg, hint="a stream that is made of two sources cannot be joined or enriched again")
     if left.source.name == right.source.name and left.source != right.source:
         msg = f"{subject} must know what is in the topic, got two different sources"
         raise DefinitionError(msg)
     _check_key(subject, left, right, on)
+    return subject, right
+
+
+def _enriched(base: Stream, table: object, on: tuple[str, ...], fields: tuple[str, ...], prefix: str) -> EnrichedStream:
+    subject, rows = _checked_sides(base, table, "an enrichment", on)
+    if base.source == rows.source:
+        msg = f"{subject} must be of two sources, got one"
+        raise DefinitionError(msg)
+    names = tuple((rows.schema.field(of).name, prefix + of) for of in fields)
+    taken = [*(field.name for field in base.schema.fields), *(name for _, name in names)]
+    twice = next((name for _, name in names if taken.count(name) > 1 or name.startswith("_")), None)
+    if twice is not None or not names:
+        msg = (
+            f"the fields of {subject} must be one or more, with names of their own, without '_' in front, got {twice!r}"
+        )
+        raise DefinitionError(msg, hint="choose a prefix")
+    return EnrichedStream(base, rows, on, names)
+
+
+def _joined(left: Stream, other: object, on: tuple[str, ...], within: Duration, prefix: str | None) -> JoinedStream:
+    subject, right = _checked_sides(left, other, "a join", on)
     within_us = duration_us(within, subject=f"within of {subject}")
     if prefix is None:
         prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", right.schema.name).lower() + "_"

@@ -64,7 +64,7 @@ class BatchColumns:
         return found
 
     @classmethod
-    def of_pairs(cls, pairs: pl.DataFrame, group: FeatureGroup, batch: EventBatch) -> BatchColumns:
+    def of_made(cls, pairs: pl.DataFrame, group: FeatureGroup, batch: EventBatch) -> BatchColumns:
         """Take the pairs apart that a batch of one of its sources has made for a group.
 
         Their partitions are lanes; so are those of the newest times, which are the batch's.

@@ -39,11 +39,11 @@ class EventHistory:
     Args:
         stream: the stream.
         key: its fields that partners are found by; events in which one is null have none, and are not kept.
-        within_us: how far apart partners may be.
+        within_us: how far apart partners may be; None: any time, and then all events are kept in memory.
         log: the offline log, of which this process writes the part of the stream's source.
     """
 
-    def __init__(self, stream: Stream, key: tuple[str, ...], within_us: int, log: OfflineLog) -> None:
+    def __init__(self, stream: Stream, key: tuple[str, ...], within_us: int | None, log: OfflineLog) -> None:
         self._stream, self._key, self._within_us, self._log = stream, list(key), within_us, log
         fields = [field.name for field in stream.schema.fields]
         self._columns, self._kept = source_fields(stream, fields) | LOG_COLUMNS, [*fields, *sorted(LOG_COLUMNS)]
@@ -97,8 +97,7 @@ class EventHistory:
         """
         keys = np.unique(_hashes(events.drop_nulls(self._key).select(self._key)).to_numpy())
         found = [self._in_memory(keys)]
-        late_us = times_us[times_us - self._within_us < self._horizon_us]
-        for start_us, end_us in self._reaches(np.sort(late_us)):
+        for start_us, end_us in self._reaches(np.sort(times_us)):
             logged = self._logged(start_us, end_us)
             found.append(logged.filter(np.isin(logged[_KEY].to_numpy(), keys)))
         return pl.concat(found).unique(["_partition", "_offset"]).drop(_KEY)
@@ -111,8 +110,11 @@ class EventHistory:
         found: pl.DataFrame = self._sorted[rows]
         return pl.concat([found, *(part.filter(np.isin(part[_KEY].to_numpy(), keys)) for part in self._tail)])
 
-    def _reaches(self, late_us: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    def _reaches(self, times_us: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Cut the times of late events, sorted, where much lies between two; return where each run's partners are."""
+        if self._within_us is None:
+            return
+        late_us = times_us[times_us - self._within_us < self._horizon_us]
         gaps = np.flatnonzero(np.diff(late_us) > 2 * self._within_us + HOUR_US) + 1
         for run in np.split(late_us, gaps):
             if len(run):
@@ -132,8 +134,9 @@ class EventHistory:
         return kept.with_columns(_hashes(kept.select(self._key)))
 
     def _oldest_kept_us(self) -> int:
-        is_empty = self._newest_us == _EVERYTHING_US
-        return _EVERYTHING_US if is_empty else self._newest_us - self._within_us - _LATE_US
+        if self._within_us is None or self._newest_us == _EVERYTHING_US:
+            return _EVERYTHING_US
+        return self._newest_us - self._within_us - _LATE_US
 
     def _merge(self) -> None:
         """Sort what came since the last time by key, and leave to the log what is old and stands there."""

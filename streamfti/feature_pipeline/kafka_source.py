@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import confluent_kafka
 import confluent_kafka.admin
@@ -18,7 +18,7 @@ from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import RetentionGap, SourceError
 from streamfti.feature_pipeline.batches import NO_INGEST_TIME, REPLAYS_HEADER, Message, MessageBatch
 
-__all__ = ["KafkaSourceReader", "topic_partitions"]
+__all__ = ["KafkaSourceReader", "Reached", "topic_partitions"]
 
 _CONNECT_S = 10.0
 _STATISTICS_MS = 1_000
@@ -37,6 +37,18 @@ _STATES = {
 
 Partition = tuple[str, int]
 """Topic and partition."""
+
+
+class Reached(NamedTuple):
+    """How far a partition has been read.
+
+    Attributes:
+        given: the offset after the last message that was given out; 0 if none was.
+        offset: up to where it has been read, also past what is no message: markers of transactions.
+    """
+
+    given: int
+    offset: int
 
 
 def _settings(bootstrap_servers: str, group_id: str, on_statistics: Callable[[str], None]) -> dict[str, Any]:
@@ -109,6 +121,8 @@ class KafkaSourceReader:
         self._limit = _MIN_BATCH
         self._at_end: set[Partition] = set()
         self._heard_of: set[Partition] = set()
+        self._given: dict[Partition, int] = {}
+        self._ended: dict[Partition, int] = {}
         self._positions = {p: self._resolved(p, offset) for p, offset in positions.items()}
         self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in self._positions.items()])
 
@@ -118,13 +132,9 @@ class KafkaSourceReader:
         That it is not newer either is checked against what the fetches tell: not every broker answers this
         question rightly about its end.
         """
-        try:
-            low, _ = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_CONNECT_S)
-        except KafkaException as exc:
-            msg = f"the Kafka broker must tell the offsets of {partition[0]}[{partition[1]}], got {exc.args[0].str()}"
-            raise SourceError(msg) from exc
+        low, _ = self._watermarks(partition)
         if offset is None:
-            return int(low)
+            return low
         if offset < low:
             _raise_gap(partition, f"offset {offset} comes next, the oldest is {low}")
         return offset
@@ -151,6 +161,7 @@ class KafkaSourceReader:
             if message.error() is not None:
                 if self._is_end(message.error(), (topic, partition)):
                     ended.add((topic, partition))
+                    self._ended[topic, partition] = message.offset()
                 continue
             if ended:
                 ended.discard((topic, partition))
@@ -162,6 +173,7 @@ class KafkaSourceReader:
             next_offsets[topic][partition] = offset + 1
         for topic, offsets in next_offsets.items():
             self._positions.update({(topic, p): offset for p, offset in offsets.items()})
+            self._given.update({(topic, p): offset for p, offset in offsets.items()})
             self._at_end -= {(topic, p) for p in offsets}
         self._at_end |= ended
         return [MessageBatch(self._sources[t], m, next_offsets[t]) for t, m in by_topic.items()]
@@ -200,6 +212,30 @@ class KafkaSourceReader:
             for partition in of_topic["partitions"].values()
             if partition["broker"] in heard
         }
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """Return where the partitions of a topic end now: asks the broker, a millisecond or so for each.
+
+        Raises:
+            SourceError: if the broker does not answer.
+        """
+        return {p: self._watermarks((t, p))[1] for t, p in self._positions if t == topic}
+
+    def reached(self, topic: str) -> dict[int, Reached]:
+        """Return how far the partitions of a topic have been read; no I/O."""
+        return {
+            p: Reached(self._given.get((t, p), 0), max(position, self._ended.get((t, p), 0)))
+            for (t, p), position in self._positions.items()
+            if t == topic
+        }
+
+    def _watermarks(self, partition: Partition) -> tuple[int, int]:
+        try:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_CONNECT_S)
+        except KafkaException as exc:
+            msg = f"the Kafka broker must tell the offsets of {partition[0]}[{partition[1]}], got {exc.args[0].str()}"
+            raise SourceError(msg) from exc
+        return int(low), int(high)
 
     def lags(self) -> dict[Partition, int]:
         """Return how many offsets of each partition have not been read, as far as the client knows; no I/O.

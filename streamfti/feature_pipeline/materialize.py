@@ -14,12 +14,13 @@ from pathlib import Path
 import polars as pl
 
 from streamfti.clock import Clock
+from streamfti.compute.enrichment import enriched, enriched_fields
 from streamfti.compute.event_columns import fields_read
 from streamfti.compute.stored_state import stored_state
-from streamfti.compute.transformations import LOG_COLUMNS
+from streamfti.compute.transformations import LOG_COLUMNS, transformed
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.sources import KafkaSource
-from streamfti.definitions.streams import JoinedStream
+from streamfti.definitions.streams import EnrichedStream, JoinedStream, source_fields
 from streamfti.errors import ContractError, FencedWriter
 from streamfti.feature_pipeline.group_state import GroupChange, GroupState, progress_after
 from streamfti.feature_pipeline.history import import_history
@@ -190,12 +191,34 @@ def _chunks(
         for pairs in logged_pairs(origin, fields_read(group), log, snapshots):
             yield from (_Chunk(part, {}) for part in pairs.iter_slices(chunk_rows))
         return
-    columns = fields_read(group) | LOG_COLUMNS
+    enrich = _LoggedRows(origin, fields_read(group), log, snapshots) if isinstance(origin, EnrichedStream) else None
+    columns = (fields_read(group) if enrich is None else enrich.base_columns) | LOG_COLUMNS
     snapshot = snapshots[group.source]
     for files in _runs(snapshot.files, chunk_rows):
         frame = log.read(group.source, replace(snapshot, files=tuple(files)), columns=columns).sort("_offset")
+        lane = group.stream.lane(group.source, files[0].partition)
         for part in frame.iter_slices(chunk_rows):
-            yield _Chunk(part, {files[0].partition: part["_offset"][-1] + 1})
+            yield _Chunk(part if enrich is None else enrich.added_to(part), {lane: part["_offset"][-1] + 1})
+
+
+class _LoggedRows:
+    """The rows of the table of an enrichment that a snapshot holds, all of them in memory."""
+
+    def __init__(
+        self,
+        stream: EnrichedStream,
+        fields: Iterable[str],
+        log: OfflineLog,
+        snapshots: Mapping[KafkaSource, LogSnapshot],
+    ) -> None:
+        base, table = enriched_fields(stream, fields)
+        self._stream, self.base_columns = stream, source_fields(stream.base, base)
+        source, columns = stream.table.source, source_fields(stream.table, table) | LOG_COLUMNS
+        self._rows = transformed(stream.table, log.read(source, snapshots[source], columns=columns))
+
+    def added_to(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the events of the enrichment, from those of the base's source."""
+        return enriched(self._stream, transformed(self._stream.base, frame), self._rows)
 
 
 def _runs(files: Iterable[LogFile], enough_rows: int) -> Iterator[list[LogFile]]:

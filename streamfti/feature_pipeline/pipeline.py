@@ -18,7 +18,7 @@ from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.sources import HISTORY_PARTITION, KafkaSource
-from streamfti.definitions.streams import JoinedStream
+from streamfti.definitions.streams import EnrichedStream, JoinedStream
 from streamfti.errors import ContractError, DefinitionError
 from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
@@ -29,6 +29,7 @@ from streamfti.feature_pipeline.group_state import GroupState, progress_after
 from streamfti.feature_pipeline.kafka_source import Partition
 from streamfti.feature_pipeline.metrics import FeaturePipelineMetrics
 from streamfti.feature_pipeline.pair_finder import PairFinder
+from streamfti.feature_pipeline.row_finder import RowFinder, WaitingBatch
 from streamfti.feature_pipeline.runner import BatchReader
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.schema import columns_fingerprint
@@ -108,9 +109,11 @@ class FeaturePipeline:
         self._log_positions = {s.name: log.positions(s) for s in sources}
         self._log_writers: dict[str, LogWriter] = {s.name: log.writer(s) for s in sources}
         self._pairs = PairFinder(self._all_groups(), log)
-        self._waiting: dict[_GroupId, deque[EventBatch]] = {
-            _id(g): deque() for g in self._all_groups() if isinstance(g.stream.origin, JoinedStream)
+        self._rows = RowFinder(self._all_groups(), log)
+        self._waiting: dict[_GroupId, deque[WaitingBatch]] = {
+            _id(g): deque() for g in self._all_groups() if not isinstance(g.stream.origin, KafkaSource)
         }
+        self._reader: BatchReader | None = None
         self._buffered_since: dict[str, float] = {}
         self._committed: dict[Partition, int] = {}
         self._reported = clock.monotonic()
@@ -172,7 +175,8 @@ class FeaturePipeline:
         was. A death after 3 leaves the log behind: the next start reads from the log's position, and the groups
         drop what they have applied. Neither store ever holds an event twice. A group of two sources does nothing
         after a restart until all that it had applied has been read again, from the log and from Kafka: batches wait
-        for that in memory.
+        for that in memory. Events that are enriched wait until the rows that came before them have been read, which
+        `idle` finds out.
 
         Raises:
             FencedWriter: if another process writes the same partitions.
@@ -201,22 +205,39 @@ class FeaturePipeline:
     def _apply(self, batch: EventBatch) -> None:
         """Step 3: all groups that can take the batch now, then what has waited and can be taken with it."""
         self._pairs.take(batch)
-        at_once = [group for group in self._groups[batch.source.name] if not self._waits(group)]
+        self._rows.take(batch)
+        at_once = [group for group in self._groups[batch.source.name] if not self._waits(group, batch)]
         self._apply_to(at_once, batch)
         for group in self._groups[batch.source.name]:
             if group not in at_once:
-                self._waiting[_id(group)].append(batch)
-        for group in self._all_groups():
-            while self._waiting.get(_id(group)) and self._has_read(group):
-                self._apply_to([group], self._waiting[_id(group)].popleft())
+                self._waiting[_id(group)].append(WaitingBatch(batch))
+        self._apply_waiting(None)
 
-    def _waits(self, group: FeatureGroup) -> bool:
-        """Say whether a group cannot take a batch yet: after a restart, until the partners of what comes are known."""
-        return _id(group) in self._waiting and bool(self._waiting[_id(group)] or not self._has_read(group))
+    def _waits(self, group: FeatureGroup, batch: EventBatch) -> bool:
+        """Say whether a group cannot take a batch yet.
 
-    def _has_read(self, group: FeatureGroup) -> bool:
+        Of a join: after a restart, until the partners of what comes are known. Of an enrichment, events until the
+        broker has been asked where the table ends, which is when the reader is at hand.
+        """
         origin = group.stream.origin
-        return not isinstance(origin, JoinedStream) or self._pairs.has_read(origin, self._applied_offsets(group))
+        if isinstance(origin, EnrichedStream):
+            return batch.source.name == origin.base.source.name
+        return isinstance(origin, JoinedStream) and bool(
+            self._waiting[_id(group)] or not self._pairs.has_read(origin, self._applied_offsets(group))
+        )
+
+    def _apply_waiting(self, reader: BatchReader | None) -> None:
+        """Apply what has waited for long enough, group by group in its order; enrichments only with a reader."""
+        for group in self._all_groups():
+            waiting = self._waiting.get(_id(group))
+            while waiting and self._can_take(group, waiting[0], reader):
+                self._apply_to([group], waiting.popleft().batch)
+
+    def _can_take(self, group: FeatureGroup, waiting: WaitingBatch, reader: BatchReader | None) -> bool:
+        origin = group.stream.origin
+        if isinstance(origin, EnrichedStream):
+            return reader is not None and self._rows.is_ready(origin, waiting, reader)
+        return isinstance(origin, JoinedStream) and self._pairs.has_read(origin, self._applied_offsets(group))
 
     def _apply_to(self, groups: Sequence[FeatureGroup], batch: EventBatch) -> None:
         """Let each group drop what it has applied already, then write all of them at once."""
@@ -230,7 +251,8 @@ class FeaturePipeline:
         behind = [group for group in groups if news[_id(group)]]
         columns = self._columns(behind, batch)
         for group in behind:
-            applied = {} if _id(group) in self._waiting else self._applied_offsets(group)  # of pairs, all are new
+            is_of_pairs = isinstance(group.stream.origin, JoinedStream)
+            applied = {} if is_of_pairs else self._applied_offsets(group)  # pairs are all new
             change = self._states[_id(group)].merge(columns[_id(group)], applied, now_us)
             slots.extend(change.slots)
             side += change.side
@@ -255,7 +277,10 @@ class FeaturePipeline:
             origin = group.stream.origin
             if isinstance(origin, JoinedStream):
                 pairs = self._pairs.pairs(origin, batch, self._applied_offsets(group))
-                found[_id(group)] = BatchColumns.of_pairs(pairs, group, batch)
+                found[_id(group)] = BatchColumns.of_made(pairs, group, batch)
+            elif isinstance(origin, EnrichedStream):
+                events = self._rows.enriched(origin, batch)
+                found[_id(group)] = BatchColumns.of_made(events, group, batch)
         return found
 
     def _applied_offsets(self, group: FeatureGroup) -> dict[int, int]:
@@ -288,6 +313,7 @@ class FeaturePipeline:
             del self._buffered_since[name]
             self._log_positions[name] = writer.positions
             self._pairs.log_moved(self._sources[name])
+            self._rows.log_moved(self._sources[name])
             self._metrics.flush.labels("offline").observe(self._clock.monotonic() - began)
             self._metrics.log_rows.labels(name).inc(rows)
 
@@ -296,12 +322,16 @@ class FeaturePipeline:
         return rows >= policy.max_rows or self._clock.monotonic() - since >= policy.max_age_s
 
     def idle(self, reader: BatchReader) -> None:
-        """Flush the log if it is due; once a second, tell the store, lag tools and metrics where things stand.
+        """Apply what has waited and flush the log if it is due; once a second, tell everybody where things stand.
+
+        These are the online store, lag tools and metrics.
 
         Raises:
             FencedWriter: if another process writes the same partitions.
             StoreError: if a store cannot be written.
         """
+        self._reader = reader
+        self._apply_waiting(reader)
         self.flush_log(only_if_due=True)
         if self._clock.monotonic() - self._reported < _REPORT_S:
             return
@@ -339,7 +369,8 @@ class FeaturePipeline:
         return durable
 
     def close(self) -> None:
-        """Make everything durable and let go of the online store."""
+        """Make everything durable and let go of the online store; what still waits is read again by the next run."""
+        self._apply_waiting(self._reader)
         self.flush_log()
         self._online.close()
 

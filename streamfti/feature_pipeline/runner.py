@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
-from streamfti.feature_pipeline.kafka_source import Partition
+from streamfti.feature_pipeline.kafka_source import Partition, Reached
 
 __all__ = ["BatchReader", "BatchSink", "PlainRunner", "Runner", "StopSignal"]
 
@@ -38,6 +38,14 @@ class BatchReader(Protocol):
 
     def ends(self) -> Mapping[Partition, int]:
         """Return, for each partition that is known to have nothing more, the offset after the last one given out."""
+        ...
+
+    def end_offsets(self, topic: str) -> Mapping[int, int]:
+        """Return where the partitions of a topic end now, as the broker says."""
+        ...
+
+    def reached(self, topic: str) -> Mapping[int, Reached]:
+        """Return how far the partitions of a topic have been read."""
         ...
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:

@@ -197,7 +197,7 @@ def _events_of(group: FeatureGroup, served: ServedFeatures, log: OfflineLog, sna
 def _reader(log: OfflineLog, snapshots: Snapshots) -> SourceReader:
     """Return what reads sources from the log, whole: from a snapshot, or as it is now."""
 
-    def read(source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
+    def read(source: KafkaSource, columns: Collection[str], earlier_us: int | None) -> pl.DataFrame:
         del earlier_us  # all of it is read
         return log.read(source, snapshots.get(source), columns=columns)
 

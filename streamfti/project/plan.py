@@ -19,7 +19,7 @@ from streamfti.definitions.models import Model
 from streamfti.definitions.on_demand import OnDemandFeature
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource, WireFormat
-from streamfti.definitions.streams import JoinedStream, Stream
+from streamfti.definitions.streams import EnrichedStream, JoinedStream, Stream
 from streamfti.feature_pipeline.encoding import wire_schema
 from streamfti.project.changes import meaning_changes, state_changes
 from streamfti.stores.online.meaning import StoredMeaning
@@ -251,7 +251,11 @@ def _changes(base: StoredMeaning | None, own: StoredMeaning) -> list[str]:
 
 def _steps(stream: Stream) -> list[str]:
     origin = stream.origin
-    before = [*origin.left.steps, origin] if isinstance(origin, JoinedStream) else []
+    before: list[object] = []
+    if isinstance(origin, JoinedStream):
+        before = [*origin.left.steps, origin]
+    elif isinstance(origin, EnrichedStream):
+        before = [*origin.base.steps, origin]
     return [str(step) for step in (*before, *stream.steps)]
 
 

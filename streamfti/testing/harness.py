@@ -32,12 +32,13 @@ from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.request_features import RequestFeature
 from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
-from streamfti.definitions.streams import JoinedStream, Stream
+from streamfti.definitions.streams import EnrichedStream, JoinedStream, Stream
 from streamfti.errors import ContractError, DefinitionError, ServingError, StreamFTIError, TrainingError, did_you_mean
 from streamfti.testing.event_frames import event_frame, frame_schema
 from streamfti.testing.feature_values import FeatureValues, Value, first_row
 from streamfti.testing.json_events import json_event
 from streamfti.testing.naive import Placed, PlacedEvent
+from streamfti.testing.naive_enrichment import naive_enriched
 from streamfti.testing.naive_joins import naive_pairs
 from streamfti.testing.online_table import OnlineTable
 from streamfti.testing.skew import differences
@@ -87,6 +88,8 @@ class Harness:
         self._sources = _sources(group for group, _ in self._features)
         self._history = {name: [frame_schema(s.schema).to_frame()] for name, s in self._sources.items()}
         self._placed: dict[str, list[PlacedEvent]] = {name: [] for name in self._sources}
+        self._taken_us: dict[str, list[int]] = {name: [] for name in self._sources}
+        self._n_batches = 0
         self._next_offset = dict.fromkeys(self._sources, 0)
         self._clock = ManualClock(datetime.fromisoformat(now) if isinstance(now, str) else now)
         self.dead_letters: list[DeadLetter] = []
@@ -177,39 +180,53 @@ class Harness:
                 self._apply_frame(name, frame)
 
     def _apply(self, source: str, events: list[PlacedEvent]) -> None:
-        frame = event_frame(self._sources[source].schema, events, ingest_time_us=self._clock.now_us())
+        self._n_batches += 1
+        taken_us = self._clock.now_us() + self._n_batches  # one batch is taken before the next, also at one time
+        frame = event_frame(self._sources[source].schema, events, ingest_time_us=taken_us)
         self._history[source].append(frame)
         self._placed[source] += events
+        self._taken_us[source] += [taken_us] * len(events)
         self._apply_frame(source, frame)
 
     def _apply_frame(self, source: str, frame: pl.DataFrame) -> None:
         for table in self._tables:
             origin = table.group.stream.origin
-            if isinstance(origin, JoinedStream):
-                self._apply_pairs(table, origin, source, frame)
+            if isinstance(origin, JoinedStream | EnrichedStream):
+                self._apply_made(table, origin, source, frame)
             elif table.group.source.name == source:
                 table.apply_new(frame)
 
-    def _apply_pairs(self, table: OnlineTable, join: JoinedStream, source: str, frame: pl.DataFrame) -> None:
-        """Apply the pairs that a batch of a source has made with all that came before it, unless that was done."""
-        sides = zip((join.left, join.right), MEMBERS, strict=True)
-        offsets = [offset for side, (_, offset) in sides if side.source.name == source]
-        if not offsets or frame.is_empty():
+    def _apply_made(
+        self, table: OnlineTable, origin: JoinedStream | EnrichedStream, source: str, frame: pl.DataFrame
+    ) -> None:
+        """Apply what a batch of a source makes with all that came before it, unless that was done."""
+        names = [one.name for one in origin.sources]
+        if source not in names or frame.is_empty():
             return
         first, end = frame["_offset"][0], frame["_offset"][-1] + 1
-        if table.advance(join.lane(self._sources[source], 0), end):
-            pairs, _ = self._of_origin(join)
-            table.apply(pairs.filter(pl.any_horizontal(pl.col(offset) >= first for offset in offsets)))
+        if table.advance(origin.lane(self._sources[source], 0), end):
+            made = self._frame_of(origin)
+            sides = (origin.left, origin.right) if isinstance(origin, JoinedStream) else (origin.base,)
+            offsets = [o for side, (_, o) in zip(sides, MEMBERS, strict=False) if side.source.name == source]
+            is_new = (
+                pl.any_horizontal(pl.col(offset) >= first for offset in offsets) if offsets else pl.lit(value=False)
+            )
+            table.apply(made.filter(is_new))
 
-    def _of_origin(self, origin: Stream) -> tuple[pl.DataFrame, Sequence[Placed]]:
-        """Return all events of a source, or all pairs of a join, as a frame and as the naive evaluator takes them."""
-        frame = stream_events(origin, (field.name for field in origin.schema.fields), self._read)
+    def _frame_of(self, origin: Stream) -> pl.DataFrame:
+        """Return all events of a source, all pairs of a join, or all events of an enrichment."""
+        return stream_events(origin, (field.name for field in origin.schema.fields), self._read)
+
+    def _naive_of(self, origin: Stream) -> Sequence[Placed]:
+        """Return the same for the naive evaluator."""
         if isinstance(origin, JoinedStream):
-            sides = (self._placed[side.source.name] for side in (origin.left, origin.right))
-            return frame, list(naive_pairs(origin, *sides))
-        return frame, self._placed[origin.source.name]
+            return list(naive_pairs(origin, *(self._placed[side.source.name] for side in (origin.left, origin.right))))
+        if isinstance(origin, EnrichedStream):
+            sides = ((self._placed[name], self._taken_us[name]) for name in (source.name for source in origin.sources))
+            return list(naive_enriched(origin, *(list(zip(*side, strict=True)) for side in sides)))
+        return self._placed[origin.source.name]
 
-    def _read(self, source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
+    def _read(self, source: KafkaSource, columns: Collection[str], earlier_us: int | None) -> pl.DataFrame:
         """Return all events of a source."""
         del columns, earlier_us
         return pl.concat(self._history[source.name])
@@ -302,7 +319,9 @@ class Harness:
         found = [
             line
             for table, (group, features) in zip(self._tables, self._features, strict=True)
-            for line in differences(table, features, *self._of_origin(group.stream.origin), now_us)
+            for line in differences(
+                table, features, self._frame_of(group.stream.origin), self._naive_of(group.stream.origin), now_us
+            )
         ]
         if found:
             shown = "\n".join(f"  {line}" for line in found[:_SHOWN_DIFFERENCES])

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from streamfti.clock import to_us
 from streamfti.definitions.dtypes import DType, ValueType
 from streamfti.definitions.expressions import Constant, Expression, Field, Operation
-from streamfti.definitions.streams import Apply, Derive, Stream, Where
+from streamfti.definitions.steps import Apply, Derive, Where
+from streamfti.definitions.streams import Stream
 
 __all__ = ["naive_row", "naive_value"]
 

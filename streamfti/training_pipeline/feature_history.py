@@ -173,8 +173,8 @@ def _stored_columns(
     bounds_us = [reach_us for reach_us in reaches_us if reach_us is not None]
     start_us = int(query_time_us.min()) - max(bounds_us) if len(bounds_us) == len(reaches_us) else None
 
-    def read(source: KafkaSource, columns: Collection[str], earlier_us: int) -> pl.DataFrame:
-        start = None if start_us is None else from_us(start_us - earlier_us)
+    def read(source: KafkaSource, columns: Collection[str], earlier_us: int | None) -> pl.DataFrame:
+        start = None if start_us is None or earlier_us is None else from_us(start_us - earlier_us)
         return reader.read(source, start=start, end=end, columns=columns)
 
     events = stream_events(group.stream, fields_read(group), read)

@@ -28,7 +28,7 @@ from streamfti.feature_pipeline.batches import MessageBatch
 from streamfti.feature_pipeline.bytewax_runner import BytewaxRunner
 from streamfti.feature_pipeline.dead_letters import DeadLetterProducer
 from streamfti.feature_pipeline.decoding import EventDecoder
-from streamfti.feature_pipeline.kafka_source import KafkaSourceReader, Partition, topic_partitions
+from streamfti.feature_pipeline.kafka_source import KafkaSourceReader, Partition, Reached, topic_partitions
 from streamfti.feature_pipeline.metrics import FeaturePipelineMetrics
 from streamfti.feature_pipeline.pipeline import FeaturePipeline
 from streamfti.feature_pipeline.producer import EventProducer
@@ -157,6 +157,12 @@ class Told:
 
     def ends(self) -> Mapping[Partition, int]:
         return self._ends
+
+    def end_offsets(self, topic: str) -> Mapping[int, int]:
+        raise AssertionError(topic)
+
+    def reached(self, topic: str) -> Mapping[int, Reached]:
+        raise AssertionError(topic)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nobody asks."""

@@ -109,7 +109,7 @@ def test_plan_says_what_is_joined() -> None:
 
 
 IMPOSSIBLE: list[tuple[Any, str]] = [
-    (lambda: clicks.join(C, on="ad_id", within="1m"), "join.. of source 'clicks' must be given a stream"),
+    (lambda: clicks.join(C, on="ad_id", within="1m"), "a join of source 'clicks' must be given a stream"),
     (lambda: clicks.join(others, on="ad_id", within="1m"), "'ad_id' is string and int64"),
     (lambda: clicks.join(impressions, on="at", within="1m"), "'at' is datetime and datetime"),
     (lambda: clicks.join(impressions, on=(), within="1m"), "must be on one or more fields"),

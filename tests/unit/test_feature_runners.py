@@ -10,7 +10,7 @@ import pytest
 from streamfti.errors import FencedWriter, RetentionGap, SourceError
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
 from streamfti.feature_pipeline.bytewax_runner import BytewaxRunner
-from streamfti.feature_pipeline.kafka_source import Partition
+from streamfti.feature_pipeline.kafka_source import Partition, Reached
 from streamfti.feature_pipeline.runner import BatchReader, PlainRunner, Runner, StopSignal
 
 RUNNERS = pytest.mark.parametrize("runner", [PlainRunner(), BytewaxRunner()], ids=["plain", "bytewax"])
@@ -38,6 +38,14 @@ class Line:
     @property
     def caught_up(self) -> bool:
         return self.left == 0
+
+    def end_offsets(self, topic: str) -> Mapping[int, int]:
+        del topic
+        return {}
+
+    def reached(self, topic: str) -> Mapping[int, Reached]:
+        del topic
+        return {}
 
     def lags(self) -> Mapping[Partition, int]:
         return {}

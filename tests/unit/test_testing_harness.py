@@ -539,3 +539,30 @@ def test_sketches_within_their_error_are_no_skew() -> None:
     h._tables[0]._side["c"] = h._tables[0]._side["c"][:0]
     with pytest.raises(AssertionError, match="items_1h of card_id='c': online 0, offline "):
         h.assert_no_skew()
+
+
+class Owner(fti.Event):
+    card_id: str
+    country: str
+    at: fti.EventTime
+
+
+def test_an_event_has_the_row_that_was_pushed_before_it() -> None:
+    owners = fti.KafkaSource("owners", Owner)
+    enriched = payments.enrich(owners, on="card_id", fields=["country"])
+
+    @fti.feature_group(source=enriched, entity="country")
+    class Countries:
+        spend = fti.sum(Payment.cents).over("1h")
+
+    h = Harness(Countries, now=NOON)
+    h.push(payment(NOON - timedelta(minutes=9), cents=10))  # nobody knows yet where
+    h.push(Owner(card_id="c1", country="NL", at=NOON - timedelta(minutes=30)))
+    h.push(payment(NOON - timedelta(minutes=8), cents=30), payment(NOON - timedelta(minutes=50), cents=70))
+    h.push(Owner(card_id="c1", country="DE", at=NOON - timedelta(minutes=5)))
+    h.push(payment(NOON - timedelta(minutes=6), cents=1), payment(NOON - timedelta(minutes=5), cents=500))
+    for values in (h.online, h.offline):
+        assert (values(country="NL").spend_1h, values(country="DE").spend_1h) == (31, 500)
+    h.restart()
+    h.assert_no_skew()
+    assert h.online(country="NL").spend_1h == 31
