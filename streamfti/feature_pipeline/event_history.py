@@ -25,7 +25,7 @@ __all__ = ["EventHistory"]
 _LATE_US = 10 * MINUTE_US
 """An event that is later than this is looked up in the log."""
 
-_TAIL_ROWS, _TAIL_SHARE = 4_096, 16
+_TAIL_ROWS, _TAIL_SHARE, _TAIL_PARTS = 4_096, 16, 8
 _EVERYTHING_US = np.iinfo(np.int64).min
 _KEY = "_key_hash"
 
@@ -79,6 +79,8 @@ class EventHistory:
         self._read |= {p: max(offset, self._read.get(p, 0)) for p, offset in next_offsets.items()}
         if sum(map(len, self._tail)) > max(_TAIL_ROWS, len(self._sorted) // _TAIL_SHARE):
             self._merge()
+        elif len(self._tail) > _TAIL_PARTS:  # each is looked through for every batch
+            self._tail = [pl.concat(self._tail, rechunk=True)]
 
     def log_moved(self) -> None:
         """Learn that the log holds more than before."""

@@ -134,3 +134,11 @@ def test_groups_of_one_join_share_their_memory(log: OfflineLog) -> None:
         return fti.feature_group(source=join, entity="ad")(type(name, (), {"n": fti.count().over("1h")}))
 
     assert len(PairFinder([group_of("One"), group_of("Other")], log)._histories) == 2  # the two sides
+
+
+def test_many_small_batches_do_not_make_many_parts(log: OfflineLog) -> None:
+    pairs = PairFinder([ADS], log)
+    for offset in range(100):
+        pairs.take(batch(clicks, [0], first=offset))
+    assert len(pairs._history(join, join.left)._tail) <= event_history._TAIL_PARTS
+    assert len(found(pairs, batch(views, [0]), {0: 100})) == 100
