@@ -16,6 +16,7 @@ from streamfti.definitions.aggregation_kinds import (
     first,
     last,
     last_n,
+    latest,
     max,  # noqa: A004  # users write fti.max
     mean,
     min,  # noqa: A004
@@ -65,6 +66,7 @@ __all__ = [
     "label",
     "last",
     "last_n",
+    "latest",
     "load_catalog",
     "max",
     "mean",

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from streamfti.definitions.expressions import Expression
 
 __all__ = [
     "Accumulator",
+    "Change",
     "Count",
     "EventColumns",
     "FieldColumn",
@@ -58,6 +60,17 @@ def numpy_dtype(operand: Expression) -> np.dtype[Any]:
     return np.dtype("<f8" if operand.type.dtype is DType.FLOAT64 else "<i8")
 
 
+class Change(IntEnum):
+    """What one row of an event frame says of a row of a table that changes."""
+
+    IS = 1
+    """This is how it is from then on."""
+    WAS = -1
+    """This is how it was until then: what it had added to sums is taken back."""
+    GONE = -2
+    """It is gone; beside its key, its former state if that is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldColumn:
     """The values of one operand over n events.
@@ -88,12 +101,14 @@ class EventColumns:
         event_time_us: int64[n].
         position: int64[n], `partition << 48 | offset`: breaks ties of event time.
         fields: the aggregated operands by name.
+        change: int8[n], of the changes of a table's rows, what each is: see `Change`. None: they are events.
     """
 
     entity: NDArray[np.int64]
     event_time_us: NDArray[np.int64]
     position: NDArray[np.int64]
     fields: Mapping[str, FieldColumn] = field(default_factory=dict)
+    change: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.entity)
@@ -105,6 +120,7 @@ class EventColumns:
             self.event_time_us[start:stop],
             self.position[start:stop],
             {name: column.between(start, stop) for name, column in self.fields.items()},
+            None if self.change is None else self.change[start:stop],
         )
 
 
@@ -119,6 +135,9 @@ class Accumulator(ABC):
 
     is_exact: ClassVar[bool] = True
     """Whether the laws hold bit for bit on every dtype."""
+
+    passes_over_nulls: ClassVar[bool] = True
+    """Whether an event without a value leaves the state as it is."""
 
     dtypes: ClassVar[frozenset[DType]] = frozenset({DType.INT64, DType.FLOAT64, DType.BOOL, DType.DECIMAL})
     """The types of operands that it takes."""
@@ -179,6 +198,8 @@ class _Folded(Accumulator):
     """An accumulator of one column whose merge is a numpy ufunc."""
 
     ufunc: ClassVar[np.ufunc]
+    is_invertible: ClassVar[bool] = False
+    """Whether an event can be taken back: its contribution negated does that."""
 
     @property
     @abstractmethod
@@ -212,7 +233,10 @@ class _Folded(Accumulator):
 
     @override
     def add(self, events: EventColumns, starts: NDArray[np.int64]) -> State:
-        return {self.name: self.ufunc.reduceat(self._inputs(events), starts)}
+        inputs = self._inputs(events)
+        if events.change is not None and self.is_invertible:
+            inputs = np.where(events.change > 0, inputs, -inputs)
+        return {self.name: self.ufunc.reduceat(inputs, starts)}
 
     @override
     def merge(self, left: State, right: State) -> State:
@@ -230,6 +254,7 @@ class Count(_Folded):
 
     operand: Expression | None = None
     ufunc: ClassVar[np.ufunc] = np.add
+    is_invertible: ClassVar[bool] = True
 
     @classmethod
     def of(cls, operand: Expression) -> Count:
@@ -310,6 +335,7 @@ class FloatSum(_FoldedOperand):
     """The sum of floats, rounded as the merges come."""
 
     ufunc: ClassVar[np.ufunc] = np.add
+    is_invertible: ClassVar[bool] = True
     is_exact: ClassVar[bool] = False
     dtypes: ClassVar[frozenset[DType]] = frozenset({DType.FLOAT64})
 
@@ -327,6 +353,7 @@ class _SumOfHalves(_FoldedOperand):
     """Sums of one half of each integer, which 2**31 events cannot overflow, so that integer sums are exact."""
 
     ufunc: ClassVar[np.ufunc] = np.add
+    is_invertible: ClassVar[bool] = True
     dtypes: ClassVar[frozenset[DType]] = frozenset({DType.INT64, DType.BOOL, DType.DECIMAL})
 
     @property

@@ -31,10 +31,11 @@ from streamfti.compute.accumulators import (
 )
 from streamfti.compute.agreement import columns_agree, rounding, spread
 from streamfti.compute.moments import Moments
-from streamfti.compute.ordered import First, Last, LastN
-from streamfti.compute.ordered_texts import FirstText, LastNText, LastText
+from streamfti.compute.ordered import First, Last, LastN, Latest
+from streamfti.compute.ordered_texts import FirstText, LastNText, LastText, LatestText
 from streamfti.compute.unscaled import nearest_float64
 from streamfti.definitions.aggregations import Aggregation
+from streamfti.definitions.change_rules import LATEST, NET
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.expressions import Expression
 from streamfti.errors import DefinitionError, did_you_mean
@@ -63,12 +64,15 @@ class Aggregator(ABC):
         kind: the word for it, which goes into fingerprints.
         version: raise it when the same kind comes to mean something else.
         depends_on_order: whether it may give other values, by more than rounding, for the same events in other tiles.
+        invertible: whether an event can be taken back, so that it may be taken over changes of a table's rows: all its
+            accumulators can do that, and `result` makes sense of states to which more was taken back than added.
         aggregation: what is computed.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     depends_on_order: ClassVar[bool] = False
+    invertible: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         kind = cls.__dict__.get("kind")
@@ -146,6 +150,7 @@ class Aggregator(ABC):
 
 class _Counting(Aggregator):
     kind = "count"
+    invertible = True
 
     @property
     def _count(self) -> Count:
@@ -198,10 +203,13 @@ class _Total(_OfOperand):
 
 class _Summing(_Total):
     kind = "sum"
+    invertible = True
 
     @override
     def result(self, state: State, query_time_us: Times) -> Result:
         present = self._present(state)
+        if NET in self.aggregation.parameters:
+            present = np.ones(present.shape, np.bool_)
         if self._is_float:
             return state[self._sum.name], present
         low = state[self._low.name]
@@ -213,6 +221,7 @@ class _Summing(_Total):
 
 class _Averaging(_Total):
     kind = "mean"
+    invertible = True
 
     @override
     def result(self, state: State, query_time_us: Times) -> Result:
@@ -313,16 +322,36 @@ class _OfEdge(Aggregator):
         return _unscaled(self.operand, state[self._edge.name]), self._edge.is_present(state)
 
 
-class _Latest(_OfEdge):
+class _Newest(_OfEdge):
     kind = "last"
     edge = Last
     text_edge = LastText
 
 
-class _Earliest(_OfEdge):
+class _Oldest(_OfEdge):
     kind = "first"
     edge = First
     text_edge = FirstText
+
+
+class _Attribute(Aggregator):
+    kind = LATEST
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__(aggregation)
+        is_text = self.operand.type.dtype is DType.STRING
+        self._latest = LatestText(self.operand) if is_text else Latest(self.operand)
+
+    @property
+    @override
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return (self._latest,)
+
+    @override
+    def result(self, state: State, query_time_us: Times) -> Result:
+        if isinstance(self._latest, LatestText):
+            return self._latest.texts(state)
+        return _unscaled(self.operand, state[self._latest.name]), np.asarray(state[self._latest.there] == 1)
 
 
 class _LatestOfSeveral(Aggregator):

@@ -21,6 +21,7 @@ from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.streams import source_fields
 
 __all__ = [
+    "CHANGE",
     "EventArrays",
     "event_columns",
     "event_times_us",
@@ -29,6 +30,9 @@ __all__ = [
     "operands_of",
     "positions",
 ]
+
+CHANGE = "_change"
+"""The column of event frames of changes of a table's rows: int8 of `Change`."""
 
 _PARTITION_SHIFT = 48  # offsets below 2**48, partitions below 2**15
 
@@ -65,10 +69,11 @@ def operands_of(features: Iterable[Feature]) -> dict[str, Expression]:
 
 
 def fields_read(group: FeatureGroup) -> set[str]:
-    """Return the names of the fields of its origin that a group's features are made of: key, time, operands, steps."""
+    """Return the columns of its origin that a group's features are made of: key, time, operands, steps, `_change`."""
     operands = operands_of(group.features).values()
     wanted = {*group.entity, group.stream.schema.event_time, *(f.name for o in operands for f in o.fields)}
-    return source_fields(group.stream, wanted)
+    fields = source_fields(group.stream, wanted)
+    return fields | {CHANGE} if group.source.schema.is_of_changes else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +84,20 @@ class EventArrays:
         event_time_us: int64[n].
         position: int64[n].
         fields: the operands that were asked for, by name.
+        change: int8[n], what each is, if they are changes of a table's rows.
     """
 
     event_time_us: NDArray[np.int64]
     position: NDArray[np.int64]
     fields: Mapping[str, FieldColumn]
+    change: NDArray[np.int8] | None = None
 
     @classmethod
     def of(cls, frame: pl.DataFrame, schema: EventSchema, operands: Iterable[Expression]) -> EventArrays:
         """Take an event frame apart."""
         columns = {operand.name: _column(evaluate(operand, frame), operand) for operand in operands}
-        return cls(event_times_us(frame, schema), positions(frame), columns)
+        change = frame[CHANGE].to_numpy() if schema.is_of_changes else None
+        return cls(event_times_us(frame, schema), positions(frame), columns, change)
 
     def sorted_by(self, entity: NDArray[np.int64], places: NDArray[np.int64], names: Iterable[str]) -> EventColumns:
         """Return some of the events, sorted by (entity, event time, position).
@@ -103,7 +111,8 @@ class EventArrays:
         order = np.lexsort((position, time_us, entity))
         at = places[order]
         fields = {name: self.fields[name].take(at) for name in names}
-        return EventColumns(entity[order], time_us[order], position[order], fields)
+        change = None if self.change is None else self.change[at]
+        return EventColumns(entity[order], time_us[order], position[order], fields, change)
 
 
 def event_columns(

@@ -1,4 +1,4 @@
-"""Accumulators that keep values by the order of their events: the first, the last, the last n. numpy only, columnar.
+"""Accumulators that keep values by the order of their events: the first, last, latest, last n. numpy only, columnar.
 
 The order is (event time, position). The position is kept with each value: without it, the winner of a tie would
 depend on the order of merging.
@@ -9,16 +9,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from streamfti.compute.accumulators import Accumulator, EventColumns, State, numpy_dtype
+from streamfti.compute.accumulators import Accumulator, Change, EventColumns, State, numpy_dtype
 from streamfti.definitions.expressions import Expression
 
-__all__ = ["First", "Last", "LastN"]
+__all__ = ["First", "Last", "LastN", "Latest"]
 
 AnyArray = NDArray[Any]
 
@@ -124,6 +124,45 @@ class Last(_Edge):
     def _extreme(self, values: AnyArray, *, among: NDArray[np.bool_]) -> AnyArray:
         highest: AnyArray = np.where(among, values, _NO_TIME).max(axis=-1, keepdims=True)
         return highest
+
+
+@dataclass(frozen=True)
+class Latest(Last):
+    """What the newest event says, also if that is nothing: null, or that the row is gone."""
+
+    passes_over_nulls: ClassVar[bool] = False
+
+    @property
+    @override
+    def columns(self) -> Mapping[str, np.dtype[Any]]:
+        return {**super().columns, self.there: np.dtype("<i8")}
+
+    @property
+    def there(self) -> str:
+        """The column that is 1 where the newest event has a value, 0 where it has none or there is no event."""
+        return f"{self.name}.there"
+
+    @override
+    def zero(self, n: int) -> State:
+        return {**super().zero(n), self.there: np.zeros(n, np.int64)}
+
+    @override
+    def add(self, events: EventColumns, starts: NDArray[np.int64]) -> State:
+        column = events.fields[self.operand.name]
+        index = np.arange(len(events))
+        there = np.ones(len(events), np.bool_) if column.valid is None else column.valid
+        if events.change is not None:
+            index = np.where(events.change == Change.WAS, -1, index)
+            there = there & (events.change == Change.IS)
+        edge = self._edge_of_runs(index, starts)
+        found = edge >= 0
+        there = found & there[edge]
+        state = self._state(
+            np.where(found, events.event_time_us[edge], _NO_TIME),
+            np.where(found, events.position[edge], _NO_TIME),
+            np.where(there, column.values[edge], numpy_dtype(self.operand).type(0)),
+        )
+        return {**state, self.there: there.astype(np.int64)}
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from streamfti.compute.accumulators import EventColumns, State
+from streamfti.compute.accumulators import Change, EventColumns, State
 from streamfti.compute.serialized import SerializedAccumulator, objects, valid_runs
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.expressions import Expression
 
-__all__ = ["FirstText", "LastNText", "LastText"]
+__all__ = ["FirstText", "LastNText", "LastText", "LatestText"]
 
 AnyArray = NDArray[Any]
 
 _ORDER_BYTES = 16
 _LENGTH = struct.Struct("<I")
+_THERE, _NOT = b"\x01", b"\x00"
 
 
 def _orders(events: EventColumns, at: NDArray[np.int64]) -> list[bytes]:
@@ -79,6 +80,36 @@ class LastText(_EdgeText):
     @override
     def fold(self, states: Sequence[bytes]) -> bytes:
         return max(states)
+
+
+@dataclass(frozen=True)
+class LatestText(LastText):
+    """What the newest event says, also if that is nothing: behind its order, 1 and the string, or 0."""
+
+    passes_over_nulls: ClassVar[bool] = False
+
+    @override
+    def add(self, events: EventColumns, starts: NDArray[np.int64]) -> State:
+        column = events.fields[self.operand.name]
+        index = np.arange(len(events))
+        there = np.ones(len(events), np.bool_) if column.valid is None else column.valid
+        if events.change is not None:
+            index = np.where(events.change == Change.WAS, -1, index)
+            there = there & (events.change == Change.IS)
+        edge = np.maximum.reduceat(index, starts)
+        found = np.flatnonzero(edge >= 0)
+        at = edge[found]
+        said = zip(_orders(events, at), there[at].tolist(), column.values[at].tolist(), strict=True)
+        states = objects([b""] * len(starts))
+        states[found] = objects([order + (_THERE + text.encode() if is_so else _NOT) for order, is_so, text in said])
+        return {self.name: states}
+
+    @override
+    def texts(self, state: State) -> tuple[AnyArray, NDArray[np.bool_]]:
+        column = state[self.name]
+        said = [one[_ORDER_BYTES:] for one in column.ravel().tolist()]
+        present = np.array([one[:1] == _THERE for one in said], np.bool_)
+        return objects([one[1:].decode() for one in said]).reshape(column.shape), present.reshape(column.shape)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ __all__ = [
     "first",
     "last",
     "last_n",
+    "latest",
     "max",
     "mean",
     "min",
@@ -49,25 +50,30 @@ class _AggregatorClass(Protocol):
 
     kind: str
     version: int
+    invertible: bool
 
 
 def count(*, where: object = None) -> AggregationSet:
-    """Return the number of events, or of those for which a condition holds: 0 where there are none."""
-    return _single("count", checked_condition(where), DType.INT64)
+    """Return the number of events, or of those for which a condition holds: 0 where there are none.
+
+    Over the changes of a table: of the rows that are there; within a window, how many more there are than before it.
+    """
+    return _single("count", checked_condition(where), DType.INT64, invertible=True)
 
 
 def sum(field: Number, *, where: object = None) -> AggregationSet:  # noqa: A001  # the field's word for it; users write fti.sum
     """Return the sum of a field; null values do not take part; missing if there is none.
 
-    Exact for integers and decimals. A sum of integers beyond 64 bits is missing, never wrapped.
+    Exact for integers and decimals. A sum of integers beyond 64 bits is missing, never wrapped. Over the changes of a
+    table: of the rows that are there; within a window, by how much that has changed, 0 if nothing has.
     """
     operand = _of_numbers("sum", field, where)
-    return _single("sum", operand, _like(operand))
+    return _single("sum", operand, _like(operand), invertible=True)
 
 
 def mean(field: Number, *, where: object = None) -> AggregationSet:
     """Return the arithmetic mean of a field; null values do not take part; missing if there is none."""
-    return _single("mean", _of_numbers("mean", field, where), DType.FLOAT64)
+    return _single("mean", _of_numbers("mean", field, where), DType.FLOAT64, invertible=True)
 
 
 def min(field: Number, *, where: object = None) -> AggregationSet:  # noqa: A001  # users write fti.min
@@ -102,6 +108,26 @@ def last(field: object, *, where: object = None) -> AggregationSet:
     """Return the value with the highest event time (ties: highest partition, then offset); missing if none."""
     operand = checked_operand("last", field, where)
     return _single("last", operand, _like(operand))
+
+
+def latest(
+    field: object, *, default: float | str | None = None, expires_after: Duration | None = None
+) -> WindowedAggregation:
+    """Return an attribute: the value of the newest event of the entity, or of its row in a table that changes.
+
+    The newest is the one with the highest event time (ties: highest partition, then offset), whatever order they come
+    in. Where it has null, or says that the row is gone, the attribute is missing: unlike `last`, which looks past that.
+
+    Args:
+        field: a field, or an expression of fields.
+        default: the value served when there is none.
+        expires_after: serve it as EXPIRED when the newest event or change is that old.
+
+    Raises:
+        DefinitionError: if it is made of no fields, or of a type that features cannot have.
+    """
+    operand = checked_operand("latest", field)
+    return _single("latest", operand, _like(operand)).lifetime(default=default, expires_after=expires_after)
 
 
 def last_n(field: object, n: int, *, where: object = None) -> AggregationSet:
@@ -168,11 +194,11 @@ def aggregate(
         raise DefinitionError(msg)
     operand = checked_condition(where) if field is None else checked_operand(kind, field, where)
     given = (("version", aggregator.version), *builtins.sorted(parameters.items()))
-    return AggregationSet((Aggregation(kind, dtypes[dtype], operand, given),))
+    return AggregationSet((Aggregation(kind, dtypes[dtype], operand, given, invertible=aggregator.invertible),))
 
 
-def _single(kind: str, operand: Expression | None, dtype: DType) -> AggregationSet:
-    return AggregationSet((Aggregation(kind, dtype, operand),))
+def _single(kind: str, operand: Expression | None, dtype: DType, *, invertible: bool = False) -> AggregationSet:
+    return AggregationSet((Aggregation(kind, dtype, operand, invertible=invertible),))
 
 
 def _of_numbers(kind: str, operand: Any, where: object) -> Expression:  # noqa: ANN401  # a number to the checker, a Field at run time

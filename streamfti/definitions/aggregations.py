@@ -44,6 +44,7 @@ class Aggregation:
         parameters: what else its meaning depends on, by name.
         output: which of the values that the aggregator has, where it has several: the last but one, the 95th
             percentile. Part of the feature's name.
+        invertible: whether an event can be taken back, so that it may be taken over changes of rows.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Aggregation:
     operand: Expression | None = None
     parameters: tuple[tuple[str, Parameter], ...] = ()
     output: str = ""
+    invertible: bool = False
 
     def parameter(self, name: str) -> Parameter:
         """Return a parameter by its name."""

@@ -9,7 +9,7 @@ from enum import Enum
 
 from streamfti.errors import DefinitionError
 
-__all__ = ["DType", "ValueType"]
+__all__ = ["KEY_TYPES", "DType", "ValueType"]
 
 
 class DType(Enum):
@@ -43,6 +43,10 @@ _PYTHON: dict[DType, type] = {
     DType.DATETIME: datetime,
     DType.DECIMAL: decimal.Decimal,
 }
+
+
+KEY_TYPES = frozenset({DType.STRING, DType.INT64, DType.BOOL})
+"""The types of the fields of keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,17 @@ class EventSchema:
     fields: tuple[Field, ...]
     event_time: str
     """Name of the field that says when the event happened."""
+    row_key: tuple[str, ...] = ()
+    """Of the changes of a table: the fields that identify a row. Empty where events are no changes."""
+
+    @property
+    def is_of_changes(self) -> bool:
+        """Whether its events are changes of rows: frames and the log then have the column `_change`."""
+        return bool(self.row_key)
+
+    def may_be_null(self, field: Field) -> bool:
+        """Whether a frame may have no value there: also, of a row that is gone, all but its key and the time."""
+        return field.type.nullable or (self.is_of_changes and field.name not in {*self.row_key, self.event_time})
 
     def field(self, name: str) -> Field:
         """Return the field of that name.

@@ -50,19 +50,24 @@ def _operand_meaning(operand: Expression | None) -> list[object] | None:
 
 
 def _group_identity(group: FeatureGroup) -> Meaning:
-    steps = [step.document() for step in group.stream.steps]
-    origin = group.stream.origin
-    return {
-        **({"joined": origin.document()} if isinstance(origin, JoinedStream) else {}),
-        **({"enriched": origin.document()} if isinstance(origin, EnrichedStream) else {}),
-        **({"steps": steps} if steps else {}),
+    source, origin = group.source, group.stream.origin
+    identity: Meaning = {
         "group": group.name,
         "version": group.version,
-        "source": group.source.name,
+        "source": source.name,
         "event_time": group.stream.schema.event_time,
         "entity": [[f.name, str(f.type)] for f in group.entity_fields],
         "max_future_skew_us": group.max_future_skew_us,
     }
+    if isinstance(origin, JoinedStream):
+        identity["joined"] = origin.document()
+    if isinstance(origin, EnrichedStream):
+        identity["enriched"] = origin.document()
+    if group.stream.steps:
+        identity["steps"] = [step.document() for step in group.stream.steps]
+    if source.changes is not None:
+        identity["changes"] = [source.changes, *source.row_key, source.before_images]
+    return identity
 
 
 _STORED_FORM = 2

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamfti.definitions.aggregations import Feature, WindowedAggregation
-from streamfti.definitions.dtypes import DType
+from streamfti.definitions.change_rules import features_over_changes
+from streamfti.definitions.dtypes import KEY_TYPES
 from streamfti.definitions.durations import DAY_US, SECOND_US, Duration, duration_us
 from streamfti.definitions.events import Field
 from streamfti.definitions.sources import KafkaSource
@@ -17,7 +18,6 @@ from streamfti.errors import DefinitionError, did_you_mean
 __all__ = ["Feature", "FeatureGroup", "feature_group"]
 
 _LEAST_MAX_STALENESS_US = 3 * SECOND_US  # a feature pipeline tells once a second that a group is fresh
-_KEY_TYPES = {DType.STRING, DType.INT64, DType.BOOL}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FeatureGroup:
             )
             raise DefinitionError(msg)
         for key_field in self.entity_fields:
-            if key_field.type.dtype not in _KEY_TYPES:
+            if key_field.type.dtype not in KEY_TYPES:
                 msg = f"entity key {key_field} must be str, int or bool, got {key_field.type}"
                 raise DefinitionError(msg)
         for feature in self.features:
@@ -144,6 +144,7 @@ def feature_group(
         retention_us = _retention_us(cls.__name__, features, retention)
         staleness_us = _max_staleness_us(cls.__name__, max_staleness)
         keys = (entity,) if isinstance(entity, str) else entity
+        features = features_over_changes(cls.__name__, source, keys, features)
         doc = (cls.__doc__ or "").strip()
         return FeatureGroup(cls.__name__, version, source, keys, features, retention_us, doc, staleness_us)
 

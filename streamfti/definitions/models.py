@@ -47,6 +47,9 @@ def label(value: object, *, source: KafkaSource, on: str, within: Duration) -> L
     if not isinstance(value, Expression):
         msg = f"a label must be a field of {source.schema.name} or an expression of its fields, got {value!r}"
         raise DefinitionError(msg)
+    if source.changes is not None:
+        msg = f"a label must come from a source of events, got {source.name!r}, whose messages are changes of rows"
+        raise DefinitionError(msg)
     built = Label(source, value, on, duration_us(within, subject="within of a label"))
     for field in built.fields:
         if not field.same_as(source.schema.field(field.name)):
@@ -74,6 +77,9 @@ class Model:
     doc: str = ""
 
     def __post_init__(self) -> None:
+        if self.spine.changes is not None:
+            msg = f"the spine of model {self.name!r} must be of events, got {self.spine.name!r}, of changes of rows"
+            raise DefinitionError(msg)
         for name, dtype in self.features.request_fields.items():
             found = self.spine.schema.field(name).type.dtype
             # A decimal is asked for as a float: in training it is the nearest one.

@@ -255,7 +255,7 @@ class DerivedStream(Stream):
     def schema(self) -> EventSchema:  # type: ignore[override]  # likewise
         """The fields before, and those that its step adds."""
         before = self.base.schema
-        return EventSchema(before.name, (*before.fields, *self.step.adds), before.event_time)
+        return replace(before, fields=(*before.fields, *self.step.adds))
 
 
 @dataclass(frozen=True)
@@ -376,6 +376,9 @@ def _checked_sides(left: Stream, right: object, what: str, on: tuple[str, ...]) 
         raise DefinitionError(msg)
     subject = f"{what} of {left._name} and {right._name}"  # noqa: SLF001
     for side in (left, right):
+        if side.source.changes is not None:
+            msg = f"{subject} must be of events, got source {side.source.name!r}, whose messages are changes of rows"
+            raise DefinitionError(msg)
         if side.origin is not side.source:
             msg = f"{subject} must be of two streams of one source each"
             raise DefinitionError(msg, hint="a stream that is made of two sources cannot be joined or enriched again")

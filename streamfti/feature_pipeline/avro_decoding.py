@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fastavro
+import fastavro.types
 import polars as pl
 
 from streamfti.definitions.decimals import exact_unscaled, from_unscaled
@@ -35,7 +36,7 @@ from streamfti.feature_pipeline.decoded import (
 )
 from streamfti.stores.schemas.port import SchemaRegistry
 
-__all__ = ["AvroDecoder"]
+__all__ = ["AvroDecoder", "avro_body", "avro_datum", "avro_values"]
 
 _MILLIS = 1000
 _MOST_MILLIS = 2**63 // _MILLIS - 1
@@ -79,14 +80,24 @@ class AvroDecoder(FormatDecoder):
 def _by_schema(messages: Sequence[Message], dead: list[DeadLetter]) -> dict[int, list[Message]]:
     found: dict[int, list[Message]] = defaultdict(list)
     for message in messages:
-        value = message.value
-        if value is None or len(value) < FRAME.size or value[0] != MAGIC:
-            came = "an empty message" if value is None else f"{len(value)} bytes beginning {value[:5].hex()!r}"
-            detail = f"a message must begin with a zero byte and a schema id, got {came}"
-            dead.append(DeadLetter(message, "malformed", detail, None))
-        else:
-            found[FRAME.unpack_from(value)[1]].append(message)
+        try:
+            found[avro_body(message.value)[0]].append(message)
+        except Rejection as exc:
+            dead.append(exc.letter(message, None))
     return found
+
+
+def avro_body(value: bytes | None) -> tuple[int, bytes]:
+    """Return the id of the writer's schema that bytes name, and what follows.
+
+    Raises:
+        Rejection: if they do not begin with one.
+    """
+    if value is None or len(value) < FRAME.size or value[0] != MAGIC:
+        came = "an empty message" if value is None else f"{len(value)} bytes beginning {value[:5].hex()!r}"
+        raise Rejection(MALFORMED, "$", f"a message must begin with a zero byte and a schema id, got {came}")
+    schema_id: int = FRAME.unpack_from(value)[1]
+    return schema_id, value[FRAME.size :]
 
 
 def _decode(
@@ -110,20 +121,33 @@ def _decode(
 
 
 def _one(writer: ResolvedWriter, body: bytes) -> dict[str, Any]:
+    return avro_values(writer, avro_datum(writer.parsed, body))
+
+
+def avro_datum(parsed: fastavro.types.Schema, body: bytes) -> Any:  # noqa: ANN401  # of whatever was written
     """Read one body alone.
 
     Raises:
-        Rejection: if it is no Avro of the writer's schema, or a text is none.
+        Rejection: if it is no Avro of the writer's schema.
     """
     stream = io.BytesIO(body)
     try:
-        row: Any = fastavro.schemaless_reader(stream, writer.parsed, None)
+        found: Any = fastavro.schemaless_reader(stream, parsed, None)
     except Exception as exc:  # hostile bytes raise anything
         detail = f"the body must be Avro, got {len(body)} bytes and {type(exc).__name__}: {shown(str(exc))}"
         raise Rejection(MALFORMED, "$", detail) from exc
     if left := len(stream.read()):
         raise Rejection(MALFORMED, "$", f"the body must be Avro, got {left} bytes after its end")
-    return {f.field.name: None if f.written is None else _value(f, row[f.written]) for f in writer.fields}
+    return found
+
+
+def avro_values(writer: ResolvedWriter, datum: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the physical values of an event from what was written.
+
+    Raises:
+        Rejection: if a text is none, or a decimal does not fit.
+    """
+    return {f.field.name: None if f.written is None else _value(f, datum[f.written]) for f in writer.fields}
 
 
 def _value(field: ResolvedField, value: Any) -> Any:  # noqa: ANN401  # of any Avro type

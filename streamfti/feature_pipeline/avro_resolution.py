@@ -19,7 +19,7 @@ from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
 from streamfti.feature_pipeline.decoded import SCHEMA, Rejection, shown
 
-__all__ = ["ResolvedField", "ResolvedWriter", "resolve_writer"]
+__all__ = ["ResolvedField", "ResolvedWriter", "record_of", "resolve_writer", "without_logical_types"]
 
 _READABLE: Mapping[DType, frozenset[str]] = {
     DType.STRING: frozenset({"string", "bytes", "enum"}),
@@ -75,7 +75,7 @@ def resolve_writer(schema: EventSchema, registered: Any) -> ResolvedWriter:  # n
     Raises:
         Rejection: if it is no Avro record, or a field is missing or of another type.
     """
-    plain = _without_logical_types(registered)
+    plain = without_logical_types(registered)
     try:
         parsed = fastavro.parse_schema(plain)
         named = _named_types(registered)
@@ -152,11 +152,26 @@ def _named(member: Any, named: Mapping[str, Any]) -> Any:  # noqa: ANN401  # JSO
     return named.get(member, member) if isinstance(member, str) else member
 
 
+def record_of(registered: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the schema of a field of a record that is a record itself, and may be null.
+
+    Raises:
+        Rejection: if there is no such field, or it is no record.
+    """
+    named = _named_types(registered)
+    types = {field["name"]: field["type"] for field in registered["fields"]}
+    members = [_named(member, named) for member in _members(types.get(name)) if not _is_null(member)]
+    if len(members) != 1 or not isinstance(members[0], dict) or members[0].get("type") != "record":
+        raise Rejection(SCHEMA, f"$.{name}", f"it must have a record {name!r}, got {shown(types.get(name))}")
+    found: Mapping[str, Any] = members[0]
+    return found
+
+
 def _container(plain: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any] | None:
     fields = []
     for field in plain["fields"]:
         members = _members(field["type"])
-        values = [_kind(_without_logical_types(_named(member, named))) for member in members if not _is_null(member)]
+        values = [_kind(without_logical_types(_named(member, named))) for member in members if not _is_null(member)]
         if len(values) != 1 or len(members) > 2 or values[0] not in _COLUMNAR:
             return None
         value = {"int": "long", "enum": "long"}.get(values[0], values[0])
@@ -165,10 +180,10 @@ def _container(plain: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, 
     return {"type": "record", "name": "Written", "fields": fields}
 
 
-def _without_logical_types(written: Any) -> Any:  # noqa: ANN401  # JSON
+def without_logical_types(written: Any) -> Any:  # noqa: ANN401  # JSON
     """Times and decimals are read as the numbers and bytes that they are: a datetime cannot hold every long."""
     if isinstance(written, dict):
-        return {k: _without_logical_types(v) for k, v in written.items() if k != "logicalType"}
+        return {k: without_logical_types(v) for k, v in written.items() if k != "logicalType"}
     if isinstance(written, list):
-        return [_without_logical_types(v) for v in written]
+        return [without_logical_types(v) for v in written]
     return written

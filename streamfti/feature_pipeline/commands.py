@@ -225,6 +225,8 @@ def produce(
 
     FILE is .jsonl, .csv or .parquet with the fields of the event class by name; `-` reads JSON lines from standard
     input. Times are ISO 8601 with a zone (2026-01-31T12:00:00Z) or whole microseconds since 1970.
+
+    A source of upserts takes rows, and the key alone with "_deleted": true where a row is gone.
     """
     source = load_catalog(definitions).source(source_name)
     if key is not None:

@@ -52,7 +52,8 @@ class Decoded:
     schema_id: int
     messages: Sequence[Message]
     frame: pl.DataFrame
-    """A row for each message, in order; a column for each field of the event, of its physical type."""
+    """A row for each message, in order; a column for each field of the event, of its physical type. Of changes, there
+    may be several rows of a message, and there is `_change`."""
 
 
 class FormatDecoder(Protocol):

@@ -16,14 +16,19 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from streamfti.compute.event_columns import CHANGE
 from streamfti.definitions.events import EventSchema
-from streamfti.definitions.sources import WireFormat
+from streamfti.definitions.sources import KafkaSource, WireFormat
 from streamfti.feature_pipeline.avro_decoding import AvroDecoder
 from streamfti.feature_pipeline.batches import DeadLetter, EventBatch, MessageBatch
+from streamfti.feature_pipeline.debezium import DebeziumDecoder
+from streamfti.feature_pipeline.debezium_envelopes import AvroEnvelopes, JsonEnvelopes
 from streamfti.feature_pipeline.decoded import Decoded, FormatDecoder, physical_type
 from streamfti.feature_pipeline.event_rules import finished, validated
 from streamfti.feature_pipeline.json_decoding import JsonDecoder
 from streamfti.feature_pipeline.protobuf_decoding import ProtobufDecoder
+from streamfti.feature_pipeline.row_keys import RowKeys
+from streamfti.feature_pipeline.upserts import UpsertDecoder
 from streamfti.stores.schemas.port import SchemaRegistry
 
 __all__ = ["EventDecoder"]
@@ -49,6 +54,11 @@ class EventDecoder:
             "json": JsonDecoder(),
             "protobuf": ProtobufDecoder(),
         }
+        self._keys = RowKeys(registry)
+        self._envelopes: Mapping[WireFormat, FormatDecoder] = {
+            "avro": DebeziumDecoder(AvroEnvelopes(registry), self._keys),
+            "json": DebeziumDecoder(JsonEnvelopes(), self._keys),
+        }
 
     def decode(self, batch: MessageBatch) -> EventBatch:
         """Return the valid events of a batch, and a dead letter for each other message.
@@ -60,10 +70,16 @@ class EventDecoder:
         """
         schema = batch.source.schema
         dead: list[DeadLetter] = []
-        decoded = self._formats[batch.source.format].decode(batch.source, batch.messages, dead)
+        decoded = self._decoder(batch.source).decode(batch.source, batch.messages, dead)
         frames = [_with_meta(part) for part in decoded if part.messages]
         frame = pl.concat(frames) if len(frames) > 1 else (frames or [_empty_frame(schema)])[0]
         return EventBatch(batch.source, finished(schema, validated(frame, batch, dead)), dead, batch.next_offsets)
+
+    def _decoder(self, source: KafkaSource) -> FormatDecoder:
+        of_format = self._formats[source.format]
+        if source.changes is None:
+            return of_format
+        return UpsertDecoder(of_format, self._keys) if source.changes == "upsert" else self._envelopes[source.format]
 
 
 def _with_meta(part: Decoded) -> pl.DataFrame:
@@ -73,4 +89,5 @@ def _with_meta(part: Decoded) -> pl.DataFrame:
 
 
 def _empty_frame(schema: EventSchema) -> pl.DataFrame:
-    return pl.DataFrame(schema={f.name: physical_type(f) for f in schema.fields} | _META)
+    columns = {f.name: physical_type(f) for f in schema.fields}
+    return pl.DataFrame(schema=columns | ({CHANGE: pl.Int8()} if schema.is_of_changes else {}) | _META)

@@ -26,13 +26,14 @@ from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError
 from streamfti.feature_pipeline.producer import EventProducer
 
-__all__ = ["BadRow", "Sent", "count_rows", "read_events", "send_events"]
+__all__ = ["BadRow", "Deletion", "Sent", "count_rows", "read_events", "send_events"]
 
 _SLICE_ROWS = 50_000
 _REPORT_EVENTS = 500
 _INT64 = range(-(2**63), 2**63)
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _BOM = b"\xef\xbb\xbf"
+_DELETED = "_deleted"
 _FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet")
 
 Row = Mapping[str, Any]
@@ -55,6 +56,16 @@ class BadRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Deletion:
+    """A row of a table that is gone: one with `_deleted` in a file of upserts."""
+
+    key: tuple[Any, ...]
+    """The values of the source's key, in order."""
+    at: datetime | None
+    """When, if the file says."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
     """What became of the rows of a file."""
 
@@ -62,11 +73,11 @@ class Sent:
     skipped: int
 
 
-def read_events(path: Path | None, stdin: IO[bytes], source: KafkaSource) -> Iterator[Event | BadRow]:
+def read_events(path: Path | None, stdin: IO[bytes], source: KafkaSource) -> Iterator[Event | Deletion | BadRow]:
     """Iterate over the rows of a file as events, in their order.
 
     Fields are found by name. Times are ISO 8601 with a zone, or whole microseconds since 1970. In CSV, an empty
-    cell of a nullable field is null.
+    cell of a nullable field is null. Of upserts, a row whose `_deleted` is true says that the row of its key is gone.
 
     Args:
         path: a file that ends in .jsonl, .ndjson, .csv or .parquet; None reads JSON lines from `stdin`.
@@ -83,7 +94,7 @@ def read_events(path: Path | None, stdin: IO[bytes], source: KafkaSource) -> Ite
         raise ContractError(msg) from exc
 
 
-def _read(path: Path | None, stdin: IO[bytes], source: KafkaSource) -> Iterator[Event | BadRow]:
+def _read(path: Path | None, stdin: IO[bytes], source: KafkaSource) -> Iterator[Event | Deletion | BadRow]:
     if path is None:
         yield from _from_json_lines(stdin, source)
     elif path.suffix in {".jsonl", ".ndjson"}:
@@ -111,7 +122,7 @@ def count_rows(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
-def _from_json_lines(lines: Iterable[bytes], source: KafkaSource) -> Iterator[Event | BadRow]:
+def _from_json_lines(lines: Iterable[bytes], source: KafkaSource) -> Iterator[Event | Deletion | BadRow]:
     for number, line in enumerate(lines, 1):
         text = line.removeprefix(_BOM) if number == 1 else line
         if text.strip():
@@ -130,7 +141,7 @@ def _json_row(schema: EventSchema, line: bytes) -> Row:
     return _typed(schema, row)
 
 
-def _from_csv(file: IO[str], source: KafkaSource) -> Iterator[Event | BadRow]:
+def _from_csv(file: IO[str], source: KafkaSource) -> Iterator[Event | Deletion | BadRow]:
     reader = csv.DictReader(file, strict=True)
     for row in reader:
         yield _event(source, f"line {reader.line_num}", partial(_csv_row, source.schema, row))
@@ -166,7 +177,7 @@ def _cell(field: Field, text: str) -> str | int | float | bool | None:
         raise ContractError(msg) from exc
 
 
-def _from_parquet(path: Path, source: KafkaSource) -> Iterator[Event | BadRow]:
+def _from_parquet(path: Path, source: KafkaSource) -> Iterator[Event | Deletion | BadRow]:
     scan = pl.scan_parquet(path)
     for start in range(0, count_rows(path), _SLICE_ROWS):
         rows = scan.slice(start, _SLICE_ROWS).collect().iter_rows(named=True)
@@ -209,15 +220,38 @@ def _decimal(field: Field, value: object) -> object:
     return found
 
 
-def _event(source: KafkaSource, place: str, row: Callable[[], Row]) -> Event | BadRow:
+def _event(source: KafkaSource, place: str, row: Callable[[], Row]) -> Event | Deletion | BadRow:
     try:
-        return source.event(**row())
+        values = dict(row())
+        if source.changes == "upsert" and _is_deleted(values.pop(_DELETED, None)):
+            return _deletion(source, values)
+        return source.event(**values)
     except ContractError as exc:
         return BadRow(place, exc)
 
 
+def _is_deleted(flag: object) -> bool:
+    if flag is None or flag == "" or isinstance(flag, bool):
+        return bool(flag)
+    if isinstance(flag, str) and flag.lower() in _BOOLS:
+        return _BOOLS[flag.lower()]
+    msg = f"{_DELETED} must be true or false, got {flag!r}"
+    raise ContractError(msg)
+
+
+def _deletion(source: KafkaSource, values: Row) -> Deletion:
+    key = tuple(values.get(name) for name in source.row_key)
+    for name, value in zip(source.row_key, key, strict=True):
+        field = source.schema.field(name)
+        if type(value) is not field.type.dtype.python:
+            msg = f"a deleted row must have its key, {field}, {field.type}, got {value!r}"
+            raise ContractError(msg)
+    at = values.get(source.schema.event_time)
+    return Deletion(key, at if isinstance(at, datetime) else None)
+
+
 def send_events(
-    rows: Iterable[Event | BadRow],
+    rows: Iterable[Event | Deletion | BadRow],
     producer: EventProducer,
     source: KafkaSource,
     *,
@@ -253,13 +287,19 @@ def send_events(
             continue
         if per_second is not None:
             time.sleep(max(0.0, began + sent / per_second - clock.monotonic()))
-        ingest_time = getattr(row, source.schema.event_time) if ingest_time_from_event else None
-        producer.send(row, ingest_time=ingest_time)
+        _send(row, producer, source, ingest_time_from_event=ingest_time_from_event)
         sent += 1
         if on_sent is not None and sent % _REPORT_EVENTS == 0:
             on_sent(sent)
     producer.flush()
     return Sent(sent, skipped)
+
+
+def _send(row: Event | Deletion, producer: EventProducer, source: KafkaSource, *, ingest_time_from_event: bool) -> None:
+    if isinstance(row, Deletion):
+        producer.delete(row.key, ingest_time=row.at if ingest_time_from_event else None)
+    else:
+        producer.send(row, ingest_time=getattr(row, source.schema.event_time) if ingest_time_from_event else None)
 
 
 def _stop_at(row: BadRow, sent: int) -> ContractError:

@@ -10,15 +10,19 @@ from typing import Any
 import polars as pl
 
 from streamfti.clock import from_us, to_us
+from streamfti.compute.accumulators import Change
+from streamfti.compute.event_columns import CHANGE
 from streamfti.definitions.decimals import from_unscaled
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import EventSchema, Field
+from streamfti.definitions.sources import KafkaSource
 from streamfti.feature_pipeline.batches import DeadLetter, MessageBatch
 from streamfti.feature_pipeline.decimal_columns import NOT_EXACT, decimal_series
 from streamfti.feature_pipeline.decoded import shown
 
 __all__ = ["finished", "validated"]
 
+_PLACE = ["_partition", "_offset"]
 _FIRST_TIME_US = to_us(datetime.min.replace(tzinfo=UTC))
 _LAST_TIME_US = to_us(datetime.max.replace(tzinfo=UTC))
 
@@ -33,20 +37,24 @@ class _Rule:
 
 
 def validated(frame: pl.DataFrame, batch: MessageBatch, dead: list[DeadLetter]) -> pl.DataFrame:
-    """Return the rows of a physical frame that break no rule; the first rule that a row breaks is its reason."""
-    rules = _rules(batch.source.schema, batch.source.max_future_skew_us)
+    """Return the rows of a physical frame that break no rule; the first rule that a row breaks is its reason.
+
+    Of a message that gave several rows, all go if one does.
+    """
+    rules = _rules(batch.source)
     reason = pl.coalesce([pl.when(rule.broken).then(pl.lit(i)) for i, rule in enumerate(rules)])
     judged = frame.select(reason.alias("_reason")).to_series()
     if judged.null_count() == judged.len():
         return frame
     by_place = {(m.partition, m.offset): m for m in batch.messages}
-    broken = frame.filter(judged.is_not_null())
-    for row, number in zip(broken.iter_rows(named=True), judged.drop_nulls(), strict=True):
-        rule = rules[number]
+    judged_frame = frame.with_columns(judged).filter(judged.is_not_null())
+    broken = judged_frame.unique(_PLACE, keep="first", maintain_order=True)
+    for row in broken.iter_rows(named=True):
+        rule = rules[row["_reason"]]
         detail = f"{rule.must}, got {rule.said(row[rule.field])}"
         message = by_place[row["_partition"], row["_offset"]]
         dead.append(DeadLetter(message, rule.reason, detail, row["_schema_id"] or None, f"$.{rule.field}"))
-    return frame.filter(judged.is_null())
+    return frame.join(broken, on=_PLACE, how="anti", maintain_order="left")
 
 
 def finished(schema: EventSchema, frame: pl.DataFrame) -> pl.DataFrame:
@@ -56,12 +64,16 @@ def finished(schema: EventSchema, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(times).with_columns(decimal_series(frame[f.name], f.type) for f in decimals)
 
 
-def _rules(schema: EventSchema, max_future_skew_us: int) -> list[_Rule]:
+def _rules(source: KafkaSource) -> list[_Rule]:
+    schema, max_future_skew_us = source.schema, source.max_future_skew_us
     rules: list[_Rule] = []
     for field in schema.fields:
         column = pl.col(field.name)
         if not field.type.nullable:
-            rules.append(_Rule(column.is_null(), "invalid", field.name, f"{field} must be {field.type}", _null))
+            absent = column.is_null()
+            if schema.may_be_null(field) and not source.before_images:
+                absent &= pl.col(CHANGE) != Change.GONE
+            rules.append(_Rule(absent, "invalid", field.name, f"{field} must be {field.type}", _null))
         if field.type.dtype is DType.FLOAT64:
             finite = column.is_finite().fill_null(True)  # noqa: FBT003  # a value, not a flag
             rules.append(_Rule(~finite, "invalid", field.name, f"{field} must be finite", shown))

@@ -55,10 +55,14 @@ def import_history(
         on_progress: called after each file with the events read so far, and None.
 
     Raises:
-        ContractError: if the log has history already, or a file, a column or a value is not what it must be.
+        ContractError: if the source is of changes, the log has history already, or a file, a column or a value is not
+            what it must be.
         FencedWriter: if somebody else imports history at the same time.
         StoreError: if the log cannot be written.
     """
+    if source.changes is not None:
+        msg = f"the history of source {source.name!r} must come through its topic, as its messages are changes of rows"
+        raise ContractError(msg, hint="a snapshot of the table in the topic says all that there is")
     if HISTORY_PARTITION in log.positions(source):
         msg = f"the log of source {source.name!r} must not hold history yet, but it does"
         raise ContractError(msg, hint="leave --from out: what is in the log is filled into the group anyway")

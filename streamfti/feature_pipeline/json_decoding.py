@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ from streamfti.feature_pipeline.decoded import (
 from streamfti.feature_pipeline.json_columns import JsonColumns
 from streamfti.stores.schemas.port import MAX_SCHEMA_ID
 
-__all__ = ["JsonDecoder", "json_body", "json_object", "json_row"]
+__all__ = ["JsonDecoder", "json_body", "json_integer", "json_object", "json_row", "json_values"]
 
 _INT64 = range(-(2**63), 2**63)
 _TIME = re.compile(
@@ -171,9 +171,17 @@ def json_row(schema: EventSchema, body: bytes) -> dict[str, Any]:
     Raises:
         Rejection: if it is no JSON object, lacks a required field, or one has a value of another type.
     """
-    found = json_object(body)
+    return json_values(schema.fields, json_object(body))
+
+
+def json_values(fields: Iterable[Field], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the physical values of some fields from an object of `json_object`.
+
+    Raises:
+        Rejection: if it lacks a required one, or one has a value of another type.
+    """
     row: dict[str, Any] = {}
-    for field in schema.fields:
+    for field in fields:
         if field.name not in found and not field.type.nullable:
             detail = f"{field} must be {field.type}, got no key {field.name!r}"
             raise Rejection(INVALID, f"$.{field.name}", detail)
@@ -209,10 +217,15 @@ def _text(_: Field, value: object) -> str | None:
     return value
 
 
-def _integer(_: Field, value: object) -> int | None:
+def json_integer(value: object) -> int | None:
+    """Return a number of `json_object` that is an integer of 64 bits; None for everything else."""
     if not isinstance(value, _Number) or len(value) > 20 or not value.removeprefix("-").isdecimal():
         return None
     return int(value) if int(value) in _INT64 else None
+
+
+def _integer(_: Field, value: object) -> int | None:
+    return json_integer(value)
 
 
 def _float(_: Field, value: object) -> float | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from streamfti.clock import Clock
@@ -197,7 +198,7 @@ def _chunks(
     for files in _runs(snapshot.files, chunk_rows):
         frame = log.read(group.source, replace(snapshot, files=tuple(files)), columns=columns).sort("_offset")
         lane = group.stream.lane(group.source, files[0].partition)
-        for part in frame.iter_slices(chunk_rows):
+        for part in _cut(frame, chunk_rows):
             yield _Chunk(part if enrich is None else enrich.added_to(part), {lane: part["_offset"][-1] + 1})
 
 
@@ -219,6 +220,17 @@ class _LoggedRows:
     def added_to(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the events of the enrichment, from those of the base's source."""
         return enriched(self._stream, transformed(self._stream.base, frame), self._rows)
+
+
+def _cut(frame: pl.DataFrame, chunk_rows: int) -> Iterator[pl.DataFrame]:
+    """Cut rows that come by offset into parts of about a size; an update's two rows of one offset stay together."""
+    offsets = frame["_offset"].to_numpy()
+    start = 0
+    while start < frame.height:
+        last = offsets[min(start + chunk_rows, frame.height) - 1]
+        stop = int(np.searchsorted(offsets, last, side="right"))
+        yield frame[start:stop]
+        start = stop
 
 
 def _runs(files: Iterable[LogFile], enough_rows: int) -> Iterator[list[LogFile]]:

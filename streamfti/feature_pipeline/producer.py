@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import confluent_kafka
 
 from streamfti.clock import to_us
+from streamfti.compute.entity_keys import encode_key
 from streamfti.definitions.events import Event
 from streamfti.definitions.sources import KafkaSource
 from streamfti.errors import ContractError, SourceError
@@ -27,10 +29,13 @@ class EventProducer:
         bootstrap_servers: the brokers.
         source: where the events go.
         registry: knows, or gets, the schema of the events.
-        key_field: the field whose text is the message key, which decides the partition; none spreads evenly.
+        key_field: the field whose text is the message key, which decides the partition; none spreads evenly. The
+            messages of upserts have the key of their row.
         linger_ms: how long a message may wait for company: a few ms for throughput, 0 for freshness.
 
     Raises:
+        ContractError: if the source is of Debezium's envelopes, which are written by Debezium, or of upserts, and the
+            message key is to be another than that of a row.
         SourceError: from `send`, `flush` or the end of the block, if the broker did not take an event.
     """
 
@@ -44,7 +49,7 @@ class EventProducer:
         linger_ms: int = 5,
     ) -> None:
         self._source = source
-        self._key_field = key_field
+        self._key_fields = _key_fields(source, key_field)
         self._encode = event_encoder(source, registry)
         self._failed: list[str] = []
         self._delivered: dict[int, int] = {}
@@ -74,8 +79,26 @@ class EventProducer:
             raise ContractError(msg)
         self.send_encoded(self._encode(event), self._key(event), ingest_time)
 
-    def send_encoded(self, value: bytes, key: bytes | None = None, ingest_time: datetime | None = None) -> None:
-        """Queue one message that is encoded already.
+    def delete(self, key: Sequence[str | int | bool], *, ingest_time: datetime | None = None) -> None:
+        """Queue a tombstone, by which a row of a source of upserts is gone.
+
+        Args:
+            key: the values of the source's key, in order.
+            ingest_time: the time that the message carries as the broker's, which is that of the deletion. By default
+                the broker's clock.
+
+        Raises:
+            ContractError: if the source is of no upserts, or its key has other fields.
+            SourceError: if the tombstone cannot be queued.
+        """
+        types = [self._source.schema.field(name).type.dtype.python for name in self._source.row_key]
+        if self._source.changes != "upsert" or [type(value) for value in key] != types:
+            msg = f"a deletion must have the key {self._source.row_key!r} of source {self._source.name!r}, got {key!r}"
+            raise ContractError(msg)
+        self.send_encoded(None, encode_key(key).encode(), ingest_time)
+
+    def send_encoded(self, value: bytes | None, key: bytes | None = None, ingest_time: datetime | None = None) -> None:
+        """Queue one message that is encoded already; without a value, it is a tombstone.
 
         Raises:
             SourceError: if it cannot be queued, such as one that is too large.
@@ -106,10 +129,10 @@ class EventProducer:
             raise SourceError(msg, hint="does the topic exist? `streamfti apply` creates it")
 
     def _key(self, event: Event) -> bytes | None:
-        if self._key_field is None:
-            return None
-        value = getattr(event, self._key_field)
-        return None if value is None else str(value).encode()
+        values = [getattr(event, name) for name in self._key_fields]
+        if self._source.changes is not None:
+            return encode_key(values).encode()
+        return None if not values or values[0] is None else str(values[0]).encode()
 
     @property
     def delivered(self) -> dict[int, int]:
@@ -136,3 +159,16 @@ class EventProducer:
                 self.flush()
         finally:
             self._producer.close()
+
+
+def _key_fields(source: KafkaSource, key_field: str | None) -> tuple[str, ...]:
+    """Return the fields whose text is the key of a message; none if it has no key."""
+    if source.changes is None:
+        return () if key_field is None else (key_field,)
+    if source.changes != "upsert":
+        msg = f"source {source.name!r} must be of events or upserts to be produced, got {source.changes}"
+        raise ContractError(msg, hint="Debezium writes the envelopes of its topics")
+    if key_field is not None and (key_field,) != source.row_key:
+        msg = f"messages of source {source.name!r} must have the key {source.row_key!r} of a row, got {key_field!r}"
+        raise ContractError(msg)
+    return source.row_key

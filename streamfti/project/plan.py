@@ -49,6 +49,11 @@ class SourcePlan:
     fields: dict[str, str]
     event_time: str
     format: WireFormat
+    changes: str | None
+    """Of a table's rows, how they stand in the topic: `upsert` or `debezium`; None: its messages are events."""
+    key: list[str]
+    """Of changes, the fields that identify a row."""
+    before_images: bool
     schema: dict[str, Any] | str
     """In that format: Avro or JSON Schema, or the text of the .proto file that producers compile."""
     partitions: int | None
@@ -194,6 +199,9 @@ def _source(source: KafkaSource, partitions: Mapping[str, int] | None) -> Source
         fields={f.name: str(f.type) for f in source.schema.fields},
         event_time=source.schema.event_time,
         format=source.format,
+        changes=source.changes,
+        key=list(source.row_key),
+        before_images=source.before_images,
         schema=wire_schema(source),
         partitions=None if partitions is None else partitions.get(source.topic, 0),
         dead_letter_topic=source.dead_letter_topic,

@@ -46,14 +46,21 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _sources(sources: Iterable[SourcePlan]) -> Table:
-    table = _table("Sources", "topic", "event", "event time", "format", "state", "dead letters", "state")
+    table = _table("Sources", "topic", "event", "event time", "format", "messages", "state", "dead letters", "state")
     for s in sources:
         table.add_row(
-            *(s.name, s.event, s.event_time, s.format, _topic(s.partitions)),
+            *(s.name, s.event, s.event_time, s.format, _messages(s), _topic(s.partitions)),
             s.dead_letter_topic,
             _topic(s.dead_letter_partitions),
         )
     return table
+
+
+def _messages(source: SourcePlan) -> str:
+    if source.changes is None:
+        return "events"
+    images = " with before images" if source.before_images else ""
+    return f"{source.changes} of rows by {', '.join(source.key)}{images}"
 
 
 def _topic(partitions: int | None) -> Text:
@@ -66,13 +73,9 @@ def _group(group: GroupPlan) -> Table:
     title = f"Feature group {group.name} version {group.version}, of {group.source} by {', '.join(group.entity)}"
     table = _table(title, "feature", "value", "type", "window", "hop", "if empty", "expires")
     for f in group.features:
-        empty = (
-            "0"
-            if f.aggregation.startswith(("count(", "approx_distinct("))
-            else "missing"
-            if f.default is None
-            else f"{f.default}"
-        )
+        empty = "missing" if f.default is None else f"{f.default}"
+        if f.aggregation.startswith(("count(", "approx_distinct(")) or ", net=" in f.aggregation:
+            empty = "0"
         table.add_row(
             f.name, f.aggregation, f.dtype, f.window, _optional(f.hop_us), empty, _optional(f.expires_after_us)
         )

@@ -169,7 +169,8 @@ def _nulls(t: _Trial) -> Pairs:
     if t.case.operand is None or _counts_events(t):
         return
     there = [i for i, value in enumerate(t.case.values) if value is not None]
-    yield t.bulk, t.it.add(t.case.columns(there), [0])
+    if t.it.accumulator.passes_over_nulls:
+        yield t.bulk, t.it.add(t.case.columns(there), [0])
     beneath = next((value for value in t.case.values if value is not None), 0)
     yield t.bulk, t.it.add(t.case.columns(beneath_nulls=beneath), [0])
 

@@ -22,7 +22,8 @@ _LOG_COLUMNS: Mapping[str, pl.DataType] = {
 
 def frame_schema(schema: EventSchema) -> pl.Schema:
     """Return the columns of an event frame: the event's fields in order, then those of the log."""
-    return pl.Schema({**{f.name: polars_type(f.type) for f in schema.fields}, **_LOG_COLUMNS})
+    changes = {"_change": pl.Int8()} if schema.is_of_changes else {}
+    return pl.Schema({**{f.name: polars_type(f.type) for f in schema.fields}, **_LOG_COLUMNS, **changes})
 
 
 def event_frame(schema: EventSchema, events: Sequence[PlacedEvent], *, ingest_time_us: int = 0) -> pl.DataFrame:
@@ -40,6 +41,7 @@ def event_frame(schema: EventSchema, events: Sequence[PlacedEvent], *, ingest_ti
             "_offset": placed.offset,
             "_ingest_time_us": ingest_time_us,
             "_schema_id": 0,
+            **({"_change": placed.change} if schema.is_of_changes else {}),
         }
         for placed in events
     ]

@@ -34,6 +34,7 @@ from streamfti.definitions.services import FeatureService
 from streamfti.definitions.sources import KafkaSource
 from streamfti.definitions.streams import EnrichedStream, JoinedStream, Stream
 from streamfti.errors import ContractError, DefinitionError, ServingError, StreamFTIError, TrainingError, did_you_mean
+from streamfti.testing.change_tables import ChangeTable
 from streamfti.testing.event_frames import event_frame, frame_schema
 from streamfti.testing.feature_values import FeatureValues, Value, first_row
 from streamfti.testing.json_events import json_event
@@ -91,6 +92,7 @@ class Harness:
         self._taken_us: dict[str, list[int]] = {name: [] for name in self._sources}
         self._n_batches = 0
         self._next_offset = dict.fromkeys(self._sources, 0)
+        self._rows = {name: ChangeTable(s) for name, s in self._sources.items() if s.changes is not None}
         self._clock = ManualClock(datetime.fromisoformat(now) if isinstance(now, str) else now)
         self.dead_letters: list[DeadLetter] = []
 
@@ -115,7 +117,8 @@ class Harness:
     def push(self, *events: Event, source: KafkaSource | None = None) -> tuple[DeadLetter, ...]:
         """Apply events as one batch, in any order of event time, taken by the broker now.
 
-        An event further ahead of now than its source's `max_future_skew` is not applied: it becomes a dead letter.
+        An event further ahead of now than its source's `max_future_skew` is not applied: it becomes a dead letter. Of a
+        source of changes, each is a row as it is from then on; what it was before is known here.
 
         Args:
             events: instances of event classes that the features' sources carry. JSON is for `push_json`.
@@ -132,17 +135,42 @@ class Harness:
         refused: list[DeadLetter] = []
         for event in events:
             origin = self._source_of(event, source)
-            place = PlacedEvent(event, 0, self._next_offset[origin.name])
+            offset = self._next_offset[origin.name]
             self._next_offset[origin.name] += 1
             letter = _refusal(event, origin, self._clock.now_us())
             if letter is None:
-                accepted.setdefault(origin.name, []).append(place)
+                rows = self._rows.get(origin.name)
+                placed = [PlacedEvent(event, 0, offset)] if rows is None else rows.upsert(event, 0, offset)
+                accepted.setdefault(origin.name, []).extend(placed)
             else:
                 refused.append(letter)
-        for name, placed in accepted.items():
-            self._apply(name, placed)
+        for name, of_source in accepted.items():
+            self._apply(name, of_source)
         self.dead_letters += refused
         return tuple(refused)
+
+    def delete(self, source: KafkaSource, *key: str | int, at: datetime | None = None) -> None:
+        """Delete a row of a source of changes, as its database does: `h.delete(customers, "c1")`.
+
+        Args:
+            source: whose row.
+            key: the values of the source's key, in order.
+            at: when it was deleted, aware; by default now.
+
+        Raises:
+            ContractError: if the features have no such source, the key is none of it, or, where the source has before
+                images, there is no such row.
+            ValueError: if `at` has no time zone.
+        """
+        rows = self._rows.get(source.name)
+        if rows is None or self._sources[source.name] != source:
+            known = ", ".join(self._rows) or "none"
+            msg = f"a deleted row must be of a source of changes of the features ({known}), got {source.name!r}"
+            raise ContractError(msg)
+        when = self.now if at is None else from_us(to_us(at))
+        placed = rows.delete(rows.named(key), when, 0, self._next_offset[source.name])
+        self._next_offset[source.name] += 1
+        self._apply(source.name, placed)
 
     def push_json(self, *texts: str, source: KafkaSource | None = None) -> tuple[DeadLetter, ...]:
         """Apply events that come as JSON objects, read just as from a topic of JSON.

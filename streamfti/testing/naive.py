@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -18,11 +19,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from streamfti.clock import to_us
 from streamfti.definitions.aggregations import Aggregation, Feature
-from streamfti.definitions.events import Event
+from streamfti.definitions.dtypes import DType
+from streamfti.definitions.events import Event, EventSchema
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.testing.naive_expressions import naive_row, naive_value
 
-__all__ = ["NAIVE_KINDS", "Head", "Placed", "PlacedEvent", "naive_feature"]
+__all__ = ["NAIVE_KINDS", "GoneRow", "Head", "Placed", "PlacedEvent", "naive_feature"]
 
 Value = int | float | str
 
@@ -43,14 +45,39 @@ class Placed(Protocol):
         """What breaks ties of event time."""
         ...
 
+    @property
+    def change(self) -> int:
+        """What it says of a row that changes, as in `PlacedEvent`; 1 of what is no change."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GoneRow:
+    """A row of a table that is gone, of which only the key is known."""
+
+    schema: EventSchema
+    key: Mapping[str, object]
+    at: datetime
+
+    def values(self) -> dict[str, Any]:
+        """Return the key and the time; None for all other fields."""
+        known = {**self.key, self.schema.event_time: self.at}
+        return {field.name: known.get(field.name) for field in self.schema.fields}
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedEvent:
-    """An event and its place in the topic, which breaks ties of event time."""
+    """An event and its place in the topic, which breaks ties of event time.
 
-    event: Event
+    Attributes:
+        change: of the changes of a table, what it says of the row: 1, it is so from then on; -1, it was so until then;
+            -2, it is gone.
+    """
+
+    event: Event | GoneRow
     partition: int = 0
     offset: int = 0
+    change: int = 1
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -98,7 +125,7 @@ def naive_feature(
     )
     hop_us = feature.window.hop_us
     start_us = (query_time_us - feature.window.length_us) // hop_us * hop_us
-    value = _value(feature, [row for row in own if row.at_us >= start_us], query_time_us)
+    value = _value(feature, group, [row for row in own if row.at_us >= start_us], query_time_us)
     if value is None:
         return feature.default
     is_old = not own or query_time_us - own[-1].at_us >= (feature.expires_after_us or math.inf)
@@ -110,6 +137,7 @@ class _Row(NamedTuple):
     order: tuple[int, ...]
     key: tuple[object, ...]
     values: Mapping[str, object]
+    change: int
 
 
 def _row(group: FeatureGroup, placed: Placed) -> _Row | None:
@@ -118,14 +146,16 @@ def _row(group: FeatureGroup, placed: Placed) -> _Row | None:
     if values is None:
         return None
     at_us = to_us(values[group.stream.schema.event_time])
-    return _Row(at_us, placed.order, tuple(values[name] for name in group.entity), values)
+    return _Row(at_us, placed.order, tuple(values[name] for name in group.entity), values, placed.change)
 
 
-def _value(feature: Feature, rows: list[_Row], query_time_us: int) -> Value | None:
+def _value(feature: Feature, group: FeatureGroup, rows: list[_Row], query_time_us: int) -> Value | None:
     """Return the value of the rows of a window, which come in their order; None where there is none."""
     aggregation = feature.aggregation
     given = [(row, 1 if aggregation.operand is None else naive_value(aggregation.operand, row.values)) for row in rows]
     found = [(row, _plain(value)) for row, value in given if value is not None]
+    if aggregation.kind == "latest" or group.source.changes is not None:
+        return _of_changes(feature, rows, found)
     if aggregation.kind == "count":
         return len(found)
     if aggregation.kind == "approx_distinct":
@@ -136,6 +166,35 @@ def _value(feature: Feature, rows: list[_Row], query_time_us: int) -> Value | No
         return max(0, query_time_us - found[-1][0].at_us) / 1e6
     value: Any = _RESULTS[aggregation.kind](aggregation, [value for _, value in found])
     return float(value) if isinstance(value, Fraction | Decimal) else value
+
+
+def _of_changes(feature: Feature, rows: list[_Row], found: list[tuple[_Row, Any]]) -> Value | None:
+    if feature.aggregation.kind == "latest":
+        return _latest(feature.aggregation, [row for row in rows if row.change != -1])
+    return _signed(feature, [(1 if row.change > 0 else -1, value) for row, value in found])
+
+
+def _latest(aggregation: Aggregation, rows: list[_Row]) -> Value | None:
+    """Return what the newest row says; None where that is nothing."""
+    if not rows or rows[-1].change == -2 or aggregation.operand is None:
+        return None
+    value = _plain(naive_value(aggregation.operand, rows[-1].values))
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _signed(feature: Feature, found: list[tuple[int, Any]]) -> Value | None:
+    """Return a count, sum or mean of what the changes of a window have added and taken back."""
+    kind, count = feature.aggregation.kind, sum(sign for sign, _ in found)
+    if kind == "count":
+        return count
+    if count <= 0 and (kind == "mean" or feature.window.is_lifetime):
+        return None
+    total = sum((Fraction(value) * sign for sign, value in found), Fraction())
+    if kind == "mean":
+        return float(total / count)
+    if feature.dtype is not DType.INT64:
+        return float(total)
+    return int(total) if -(2**63) <= total < 2**63 else None
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401  # of whatever type the field has
@@ -193,5 +252,5 @@ _RESULTS: Mapping[str, Callable[[Aggregation, list[Any]], Any]] = {
     "top_k": _top_k,
 }
 
-NAIVE_KINDS = frozenset({"approx_distinct", "count", "time_since_last", *_RESULTS})
+NAIVE_KINDS = frozenset({"approx_distinct", "count", "latest", "time_since_last", *_RESULTS})
 """The kinds of aggregation that it knows; those of users are not among them."""

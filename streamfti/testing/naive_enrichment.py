@@ -29,6 +29,11 @@ class EnrichedEvent:
     order: tuple[int, ...]
     """What breaks ties of event time."""
 
+    @property
+    def change(self) -> int:
+        """No change of a row: an event stays true."""
+        return 1
+
 
 def naive_enriched(stream: EnrichedStream, events: Iterable[Taken], rows: Iterable[Taken]) -> Iterator[EnrichedEvent]:
     """Iterate over the events of an enrichment, in their order.

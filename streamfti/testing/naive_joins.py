@@ -30,6 +30,11 @@ class PlacedPair:
     order: tuple[int, ...]
     """What breaks ties of event time."""
 
+    @property
+    def change(self) -> int:
+        """No change of a row: a pair stays true."""
+        return 1
+
 
 def naive_pairs(
     stream: JoinedStream, left: Iterable[PlacedEvent], right: Iterable[PlacedEvent]

@@ -25,12 +25,15 @@ from streamfti.definitions.decimals import from_unscaled
 from streamfti.definitions.dtypes import DType
 from streamfti.definitions.events import Event, Field, event_schema
 from streamfti.definitions.groups import FeatureGroup
+from streamfti.definitions.sources import KafkaSource
 from streamfti.definitions.windows import Window
 from streamfti.errors import DefinitionError
+from streamfti.testing.change_tables import ChangeTable
 from streamfti.testing.naive import PlacedEvent
 
 __all__ = [
     "batches",
+    "change_streams",
     "entity_keys",
     "event_streams",
     "event_times_us",
@@ -221,6 +224,48 @@ def placed_streams(
         return chosen.map(lambda numbers: place(events, numbers))
 
     return event_streams(event, times_us, max_size=max_size).flatmap(spread)
+
+
+def change_streams(
+    source: KafkaSource, times_us: st.SearchStrategy[int], *, partitions: int = 2, max_size: int = 30
+) -> st.SearchStrategy[list[PlacedEvent]]:
+    """Return the changes of a table's rows, as a topic would give them.
+
+    With before images, the changes of a row come in the order of their times, and each takes back the former one. With
+    none, they come in any order.
+
+    Args:
+        source: a source of changes.
+        times_us: event times, such as `event_times_us(...)`.
+        partitions: over how many the rows are spread.
+        max_size: the most messages.
+    """
+
+    def drawn(rows: list[Event]) -> st.SearchStrategy[list[PlacedEvent]]:
+        gone = st.lists(st.integers(0, 2).map(lambda n: n == 0), min_size=len(rows), max_size=len(rows))
+        return gone.map(lambda flags: _changes(source, rows, flags, partitions))
+
+    return event_streams(source.event, times_us, max_size=max_size).flatmap(drawn)
+
+
+def _changes(source: KafkaSource, rows: list[Event], gone: list[bool], partitions: int) -> list[PlacedEvent]:
+    schema, table = source.schema, ChangeTable(source)
+    pairs = list(zip(rows, gone, strict=True))
+    if source.before_images:
+        pairs.sort(key=lambda pair: pair[0].values()[schema.event_time])
+    next_offset = dict.fromkeys(range(partitions), 0)
+    placed: list[PlacedEvent] = []
+    for row, is_gone in pairs:
+        values = row.values()
+        key = {name: values[name] for name in schema.row_key}
+        partition = sum(repr(key).encode()) % partitions
+        offset = next_offset[partition]
+        next_offset[partition] += 1
+        if not is_gone:
+            placed += table.upsert(row, partition, offset)
+        elif not source.before_images or tuple(key.values()) in table:
+            placed += table.delete(key, values[schema.event_time], partition, offset)
+    return placed
 
 
 def batches(events: list[PlacedEvent]) -> st.SearchStrategy[list[list[PlacedEvent]]]:

@@ -53,8 +53,11 @@ def test_the_two_commands_stand_in_it_word_for_word(command: str) -> None:
 
 def test_its_definitions_are_a_definition_file(catalog: Catalog) -> None:
     plan = build_plan(catalog, partitions=None, stored=None)
-    assert [source.name for source in plan.sources] == ["payments", "logins", "customers", "outcomes"]
-    group, derived, joined, enriched = plan.groups
+    assert [source.name for source in plan.sources] == ["payments", "cards", "logins", "customers", "outcomes"]
+    groups = {group.name: group for group in plan.groups}
+    group, derived = groups["CardSpend"], groups["LargePayments"]
+    (joined,) = (g for g in plan.groups if any(step.startswith("join") for step in g.steps))
+    (enriched,) = (g for g in plan.groups if any(step.startswith("enrich") for step in g.steps))
     assert [f.name for f in group.features] == [
         "payments_5m", "payments_1h", "payments_24h", "spend_1h", "spend_24h", "largest_24h",
     ]  # fmt: skip
@@ -66,6 +69,8 @@ def test_its_definitions_are_a_definition_file(catalog: Catalog) -> None:
     ]
     assert joined.steps == ["join logins on card_id within 600 s", "where Payment.at >= Payment.login_at"]
     assert enriched.steps == ["enrich with country of customers on card_id"]
+    changes = (*groups["CardAttributes"].features, *groups["Branches"].features)
+    assert [f.name for f in changes] == ["limit", "cards", "limits_24h"]
     (model,) = plan.models
     assert (model.name, model.service, model.spine) == ("fraud", "fraud_features", "payments")
 

@@ -186,6 +186,7 @@ CASES: dict[str, float] = {
     "first": 1,
     "last": 4,
     "last_n": -3,
+    "latest": 4,
     "time_since_last": 2,
     "approx_distinct": 4,
     "quantiles": 1,

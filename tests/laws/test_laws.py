@@ -46,6 +46,7 @@ EVERY_KIND: list[AggregationSet | WindowedAggregation] = [
     *(fti.quantiles(field, 0, 0.5, 0.95) for field in (*NUMBERS, Reading.money)),
     fti.top_k(Reading.maybe_whole, 2),
     fti.top_k(Reading.maybe_word, 2),
+    *(fti.latest(field) for field in (*NUMBERS, Reading.maybe_word)),
     fti.mean(Reading.money),
     fti.variance(Reading.money),
 ]

@@ -12,7 +12,7 @@ import pytest
 
 import streamfti as fti
 from streamfti.errors import ContractError
-from streamfti.feature_pipeline.event_files import BadRow, count_rows, read_events
+from streamfti.feature_pipeline.event_files import BadRow, Deletion, count_rows, read_events
 
 _AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 _AT_US = 1_769_860_800_000_000
@@ -32,11 +32,11 @@ _FULL = Reading(sensor="a", note="x", count=3, level=1.5, is_ok=True, at=_AT)
 _BARE = Reading(sensor="a", note=None, count=3, level=None, is_ok=False, at=_AT)
 
 
-def _read(path: Path) -> list[fti.Event | BadRow]:
+def _read(path: Path) -> list[fti.Event | Deletion | BadRow]:
     return list(read_events(path, io.BytesIO(), _SOURCE))
 
 
-def _lines(*lines: object) -> list[fti.Event | BadRow]:
+def _lines(*lines: object) -> list[fti.Event | Deletion | BadRow]:
     text = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
     return list(read_events(None, io.BytesIO(text), _SOURCE))
 
@@ -166,3 +166,42 @@ def test_decimals_in_csv_and_parquet_are_exact(tmp_path: Path) -> None:
     types = {"amount": pl.Decimal(18, 2), "tip": pl.Decimal(3, 1)}
     pl.DataFrame([_BILL.values()], schema_overrides=types).write_parquet(table)
     assert [list(read_events(path, io.BytesIO(), _BILLS)) for path in (text, table)] == [[_BILL], [_BILL]]
+
+
+_ROWS = fti.KafkaSource("readings", Reading, changes="upsert", key=("sensor", "count"))
+
+
+def _upserts(*lines: object) -> list[fti.Event | Deletion | BadRow]:
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return list(read_events(None, io.BytesIO(text), _ROWS))
+
+
+def test_a_deleted_row_needs_its_key_alone() -> None:
+    gone = {"sensor": "a", "count": 3, "_deleted": True}
+    read = _upserts(gone, gone | {"at": _AT_US}, _row(_deleted=False), _row(_deleted=None))
+    assert read == [Deletion(("a", 3), None), Deletion(("a", 3), _AT), _FULL, _FULL]
+
+
+def test_deleted_rows_in_csv(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"sensor,note,count,level,is_ok,at,_deleted\na,x,3,1.5,true,{_AT_US},\na,,3,,false,{_AT_US},TRUE\n")
+    assert list(read_events(path, io.BytesIO(), _ROWS)) == [_FULL, Deletion(("a", 3), _AT)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"sensor": "a", "_deleted": True}, "a deleted row must have its key, Reading.count, int64, got None"),
+        ({"sensor": "a", "count": 3, "_deleted": "maybe"}, "_deleted must be true or false, got 'maybe'"),
+    ],
+)
+def test_a_deletion_that_is_none_is_a_bad_row(row: dict[str, object], message: str) -> None:
+    (bad,) = _upserts(row)
+    assert isinstance(bad, BadRow)
+    assert bad.error.message == message
+
+
+def test_events_have_no_deletions() -> None:
+    (bad,) = _lines(_row(_deleted=True))
+    assert isinstance(bad, BadRow)
+    assert "no field '_deleted'" in bad.error.message

@@ -94,7 +94,7 @@ class OfflineLog:
         end: datetime | None = None,
         columns: Collection[str] | None = None,
     ) -> pl.DataFrame:
-        """Return events, sorted by (event time, `_partition`, `_offset`).
+        """Return events, sorted by (event time, `_partition`, `_offset`), and changes of one offset by `_change`.
 
         Args:
             source: whose events, with the schema that the result has.
@@ -115,7 +115,7 @@ class OfflineLog:
             msg = f"the snapshot must be of topic {source.topic!r}, got one of {pinned.topic!r}"
             raise ContractError(msg)
         files = [file for file in pinned.files if _overlaps(file, start_us, end_us)]
-        frame = self._read_files(source, files, {*chosen, source.schema.event_time, "_partition", "_offset"})
+        frame = self._read_files(source, files, {*chosen, *_order(source)})
         return _within(frame, source.schema.event_time, start, end).select(chosen)
 
     def _read_files(self, source: KafkaSource, files: list[LogFile], columns: set[str]) -> pl.DataFrame:
@@ -127,7 +127,12 @@ class OfflineLog:
         if not tables:
             return pl.DataFrame(schema=types)
         frame = pl.DataFrame(pa.concat_tables(tables), schema_overrides=types)
-        return frame.sort(source.schema.event_time, "_partition", "_offset")
+        return frame.sort(_order(source))
+
+
+def _order(source: KafkaSource) -> list[str]:
+    columns = [source.schema.event_time, "_partition", "_offset"]
+    return [*columns, "_change"] if source.schema.is_of_changes else columns
 
 
 def _chosen_columns(event: EventSchema, columns: Collection[str] | None) -> list[str]:

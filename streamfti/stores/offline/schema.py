@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import polars as pl
 import pyarrow as pa
@@ -27,6 +28,9 @@ FRAMEWORK_COLUMNS: dict[str, pl.DataType] = {
 """What the framework adds to an event: where it stood in the topic, when the broker took it, its writer's schema (0
 where the message named none), and whether it was beyond the retention of the tiles when it came."""
 
+_CHANGE_COLUMNS: dict[str, pl.DataType] = {"_change": pl.Int8()}
+"""What it adds to a change of a table's row: 1, it is so from then on; -1, it was so until then; -2, it is gone."""
+
 _POLARS: dict[DType, pl.DataType] = {
     DType.STRING: pl.String(),
     DType.INT64: pl.Int64(),
@@ -37,6 +41,7 @@ _POLARS: dict[DType, pl.DataType] = {
 
 _ARROW: dict[pl.DataType, pa.DataType] = {
     pl.String(): pa.large_string(),
+    pl.Int8(): pa.int8(),
     pl.Int32(): pa.int32(),
     pl.Int64(): pa.int64(),
     pl.Float64(): pa.float64(),
@@ -58,11 +63,15 @@ def _arrow_type(dtype: pl.DataType) -> pa.DataType:
 
 def frame_schema(event: EventSchema) -> dict[str, pl.DataType]:
     """Return the column types of a frame of the log, in order."""
-    return {field.name: polars_type(field.type) for field in event.fields} | FRAMEWORK_COLUMNS
+    return {field.name: polars_type(field.type) for field in event.fields} | _added(event)
+
+
+def _added(event: EventSchema) -> dict[str, pl.DataType]:
+    return FRAMEWORK_COLUMNS | _CHANGE_COLUMNS if event.is_of_changes else FRAMEWORK_COLUMNS
 
 
 def _nullable(event: EventSchema) -> frozenset[str]:
-    return frozenset(field.name for field in event.fields if field.type.nullable)
+    return frozenset(field.name for field in event.fields if event.may_be_null(field))
 
 
 def log_schema(event: EventSchema) -> pa.Schema:
@@ -74,8 +83,8 @@ def log_schema(event: EventSchema) -> pa.Schema:
 
 def columns_fingerprint(event: EventSchema) -> str:
     """Return the sha256 (hex) of the columns: names, types, nullability, order."""
-    columns = [[field.name, str(field.type)] for field in event.fields]
-    columns += [[name, str(dtype)] for name, dtype in FRAMEWORK_COLUMNS.items()]
+    columns = [[field.name, str(replace(field.type, nullable=event.may_be_null(field)))] for field in event.fields]
+    columns += [[name, str(dtype)] for name, dtype in _added(event).items()]
     return hashlib.sha256(json.dumps(columns, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -44,7 +44,7 @@ class Flushed:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """Rows of one future data file, sorted by (event time, offset)."""
+    """Rows of one future data file, sorted by (event time, offset, change)."""
 
     path: DataPath
     table: pa.Table
@@ -197,7 +197,9 @@ class LogWriter:
         """Cut the buffer into one slice for each partition and event date."""
         if not self._buffer:
             return
-        frame = pl.concat(self._buffer).sort("_partition", self._schema.event_time, "_offset")
+        order = ["_partition", self._schema.event_time, "_offset"]
+        order += ["_change"] if self._schema.is_of_changes else []
+        frame = pl.concat(self._buffer).sort(order)
         table = frame.to_arrow().cast(self._parquet_schema)
         partitions = frame["_partition"].to_numpy()
         times_us = frame[self._schema.event_time].to_physical().to_numpy()
@@ -320,8 +322,10 @@ def _new_rows(frame: pl.DataFrame, appended: Mapping[int, int], next_offsets: Ma
             raise ContractError(msg)
     partitions, of_row = np.unique(frame["_partition"].to_numpy(), return_inverse=True)
     offsets = frame["_offset"].to_numpy()
+    rows = offsets * 4 + frame["_change"].to_numpy() if "_change" in frame.columns else offsets
     for index, partition in enumerate(partitions.tolist()):
         _check_offsets(partition, offsets[of_row == index], next_offsets)
+        _check_once(partition, rows[of_row == index])
     low = np.array([appended.get(partition, 0) for partition in partitions.tolist()], dtype=np.int64)
     keep: NDArray[np.bool_] = offsets >= low[of_row]
     return frame if keep.all() else frame.filter(pl.Series(keep))
@@ -337,6 +341,10 @@ def _check_offsets(partition: int, offsets: NDArray[np.int64], next_offsets: Map
             f"got {offsets.min()} to {offsets.max()}"
         )
         raise ContractError(msg)
-    if not (np.diff(offsets) > 0).all() and np.unique(offsets).size < offsets.size:
+
+
+def _check_once(partition: int, rows: NDArray[np.int64]) -> None:
+    """See that an offset gives one row; one of changes, one row for each kind of change."""
+    if not (np.diff(rows) > 0).all() and np.unique(rows).size < rows.size:
         msg = f"offsets of partition {partition} must differ from each other, got one twice"
         raise ContractError(msg)
