@@ -33,6 +33,19 @@ class CardSpend:
     online_share = fti.mean(Payment.is_online).over("24h")
 
 
+@fti.feature_group(source=payments, entity="card_id")
+class CardHabits:
+    """What is usual for a card; a group of its own, as strings, sketches and lifetimes take more room than numbers."""
+
+    large = fti.count(where=payments["amount_cents"] >= 10_000).over("1h", "24h")
+    spread_cents = fti.stddev(Payment.amount_cents).over("24h", expires_after="12h")
+    recent_cents = fti.last_n(Payment.amount_cents, 3).over("24h", default=0)
+    merchants = fti.approx_distinct(Payment.merchant_id).over("24h")
+    last_merchant = fti.last(Payment.merchant_id).over("24h", default="none")
+    total_cents = fti.sum(Payment.amount_cents).lifetime()
+    idle_seconds = fti.time_since_last(expires_after="90d")
+
+
 @fti.feature_group(source=payments, entity="user_id")
 class UserSpend:
     """A user's habits over a month, over all their cards."""
@@ -52,5 +65,12 @@ class MerchantTraffic:
 
 payment_features = fti.FeatureService(
     "payment_features",
-    [fti.request("amount_cents", int), fti.request("is_online", bool), CardSpend, UserSpend, MerchantTraffic],
+    [
+        fti.request("amount_cents", int),
+        fti.request("is_online", bool),
+        CardSpend,
+        CardHabits,
+        UserSpend,
+        MerchantTraffic,
+    ],
 )
