@@ -376,9 +376,11 @@ def _checked_sides(left: Stream, right: object, what: str, on: tuple[str, ...]) 
         raise DefinitionError(msg)
     subject = f"{what} of {left._name} and {right._name}"  # noqa: SLF001
     for side in (left, right):
-        if side.source.changes is not None:
+        is_table = side is right and what == "an enrichment"
+        if side.source.changes is not None and not (is_table and _can_be_table(side)):
             msg = f"{subject} must be of events, got source {side.source.name!r}, whose messages are changes of rows"
-            raise DefinitionError(msg)
+            hint = "the table of an enrichment may be of changes, without before images and without where()"
+            raise DefinitionError(msg, hint=hint)
         if side.origin is not side.source:
             msg = f"{subject} must be of two streams of one source each"
             raise DefinitionError(msg, hint="a stream that is made of two sources cannot be joined or enriched again")
@@ -387,6 +389,11 @@ def _checked_sides(left: Stream, right: object, what: str, on: tuple[str, ...]) 
         raise DefinitionError(msg)
     _check_key(subject, left, right, on)
     return subject, right
+
+
+def _can_be_table(stream: Stream) -> bool:
+    """Say whether the newest change of a row is its state: it may be gone, which a condition must not hide."""
+    return not stream.source.before_images and not any(isinstance(step, Where) for step in stream.steps)
 
 
 def _enriched(base: Stream, table: object, on: tuple[str, ...], fields: tuple[str, ...], prefix: str) -> EnrichedStream:

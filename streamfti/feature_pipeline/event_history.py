@@ -102,7 +102,8 @@ class EventHistory:
         for start_us, end_us in self._reaches(np.sort(times_us)):
             logged = self._logged(start_us, end_us)
             found.append(logged.filter(np.isin(logged[_KEY].to_numpy(), keys)))
-        return pl.concat(found).unique(["_partition", "_offset"]).drop(_KEY)
+        together = found[0] if len(found) == 1 else pl.concat(found).unique(["_partition", "_offset"])
+        return together.drop(_KEY)
 
     def _in_memory(self, keys: NDArray[np.uint64]) -> pl.DataFrame:
         in_order = self._sorted[_KEY].to_numpy()

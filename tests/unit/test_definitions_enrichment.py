@@ -35,6 +35,7 @@ P: Any = Payment  # fields are expressions at run time
 payments = fti.KafkaSource("payments", Payment)
 customers = fti.KafkaSource("customers", Customer)
 others = fti.KafkaSource("others", Other)
+rows = fti.KafkaSource("rows", Customer, changes="upsert", key="customer_id")
 enriched = payments.enrich(customers, on="customer_id", fields=["country"])
 
 
@@ -90,6 +91,15 @@ IMPOSSIBLE: list[tuple[Any, str]] = [
     (lambda: payments.enrich(customers, on="customer_id", fields=["country"], prefix="_"), "names of their own"),
     (lambda: payments.enrich(customers, on="customer_id", fields=["country", "country"]), "names of their own"),
     (lambda: payments.enrich(customers, on="customer_id", fields=[]), "must be one or more"),
+    (
+        lambda: rows.enrich(customers, on="customer_id", fields=["country"], prefix="x"),
+        "must be of events, got source 'rows'",
+    ),
+    (lambda: payments.join(rows, on="customer_id", within="1m"), "must be of events, got source 'rows'"),
+    (
+        lambda: payments.enrich(rows.where(rows["cents"] > 1), on="customer_id", fields=["country"]),
+        "must be of events, got source 'rows', whose messages",
+    ),
     (lambda: enriched.enrich(customers, on="customer_id", fields=["country"]), "two streams of one source each"),
     (lambda: enriched.join(others, on="customer_id", within="1m"), "two streams of one source each"),
 ]

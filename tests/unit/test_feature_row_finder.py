@@ -135,3 +135,30 @@ def test_a_new_process_knows_the_rows_of_the_log(tmp_path: Path) -> None:
     found = rows.enriched(stream, batch(payments, {"customer": "a", "at": NOON}, {"customer": "b", "at": NOON}))
     assert found["limit"].to_list() == [2, None]
     assert found["_partition"].to_list() == [0, 0]
+
+
+def test_a_row_that_is_gone_gives_nothing(tmp_path: Path) -> None:
+    changing = fti.KafkaSource("changing", Customer, changes="upsert", key="customer")
+    limits = payments.enrich(changing, on="customer", fields=["limit"])
+
+    @fti.feature_group(source=limits, entity="customer")
+    class Limits:
+        n = fti.count().over("1h")
+
+    limits_group: Any = Limits  # mypy ignores what class decorators return
+    rows = RowFinder([limits_group], OfflineLog(tmp_path))
+    known = batch(changing, row(1, -60), row(2, -30), row(3, -10), taken_us=NOON_US - 9)
+    gone = pl.col("_offset") == 1
+    frame = known.frame.with_columns(
+        pl.when(~gone).then("limit").alias("limit"),
+        pl.when(gone).then(pl.lit(-2, pl.Int8)).otherwise(pl.lit(1, pl.Int8)).alias("_change"),
+    )
+    rows.take(EventBatch(changing, frame, [], known.next_offsets))
+    times = [NOON + timedelta(minutes=minutes) for minutes in (-59, -29, 0)]
+    events = batch(payments, *({"customer": "a", "at": at} for at in times))
+    assert rows.enriched(limits, events)["limit"].to_list() == [1, None, 3]
+    writer = OfflineLog(tmp_path).writer(changing)
+    writer.append(frame.with_columns(pl.lit(value=False).alias("_too_late")), known.next_offsets)
+    writer.flush()
+    again = RowFinder([limits_group], OfflineLog(tmp_path))
+    assert again.enriched(limits, events)["limit"].to_list() == [1, None, 3]
