@@ -26,11 +26,19 @@ from streamfti.stores.online.keys import progress_key, record_prefix, side_prefi
 from streamfti.stores.online.progress import Progress
 from streamfti.stores.online.slot_writes import SideWrite, SlotWrites
 
-__all__ = ["GroupChange", "GroupState", "progress_after"]
+__all__ = ["GroupChange", "GroupId", "GroupState", "group_id", "progress_after"]
 
 _CACHE_BYTES = 256 << 20
 _ENTRY_BYTES = 400  # about what the key of a cached record takes beside it
 _REFRESH_SHARE = 8  # an expiry is renewed once an eighth of the retention has gone
+
+
+GroupId = tuple[str, int]
+
+
+def group_id(group: FeatureGroup) -> GroupId:
+    """Return its name and version: two versions may be kept up to date side by side."""
+    return group.name, group.version
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ and what a death in between means, stands in `FeaturePipeline.process`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,19 +17,18 @@ from streamfti.compute.stored_state import stored_state
 from streamfti.definitions.catalog import Catalog
 from streamfti.definitions.groups import FeatureGroup
 from streamfti.definitions.sources import HISTORY_PARTITION, KafkaSource
-from streamfti.definitions.streams import EnrichedStream, JoinedStream
+from streamfti.definitions.streams import JoinedStream
 from streamfti.errors import ContractError, DefinitionError
 from streamfti.feature_pipeline.batch_columns import BatchColumns
 from streamfti.feature_pipeline.batches import EventBatch, MessageBatch
 from streamfti.feature_pipeline.dead_letters import DeadLetterProducer
 from streamfti.feature_pipeline.decoding import EventDecoder
 from streamfti.feature_pipeline.freshness import freshness_s, progress_at_ends
-from streamfti.feature_pipeline.group_state import GroupState, progress_after
+from streamfti.feature_pipeline.group_state import GroupId, GroupState, group_id, progress_after
 from streamfti.feature_pipeline.kafka_source import Partition
 from streamfti.feature_pipeline.metrics import FeaturePipelineMetrics
-from streamfti.feature_pipeline.pair_finder import PairFinder
-from streamfti.feature_pipeline.row_finder import RowFinder, WaitingBatch
 from streamfti.feature_pipeline.runner import BatchReader
+from streamfti.feature_pipeline.two_sources import TwoSources
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.schema import columns_fingerprint
 from streamfti.stores.offline.writer import LogWriter
@@ -104,15 +102,11 @@ class FeaturePipeline:
         keys = [progress_key(g, lane) for g in self._all_groups() for lane in self._lanes(g)]
         self._online = OnlineWriter(redis_url, keys)
         self._applied = self._online.progress
-        self._states = {_id(g): GroupState(g, self._online.read) for g in self._all_groups()}
+        self._states = {group_id(g): GroupState(g, self._online.read) for g in self._all_groups()}
         self._span_us = {name: _longest_span_us(groups) for name, groups in self._groups.items()}
         self._log_positions = {s.name: log.positions(s) for s in sources}
         self._log_writers: dict[str, LogWriter] = {s.name: log.writer(s) for s in sources}
-        self._pairs = PairFinder(self._all_groups(), log)
-        self._rows = RowFinder(self._all_groups(), log)
-        self._waiting: dict[_GroupId, deque[WaitingBatch]] = {
-            _id(g): deque() for g in self._all_groups() if not isinstance(g.stream.origin, KafkaSource)
-        }
+        self._two_sources = TwoSources(self._all_groups(), log)
         self._reader: BatchReader | None = None
         self._buffered_since: dict[str, float] = {}
         self._committed: dict[Partition, int] = {}
@@ -120,7 +114,7 @@ class FeaturePipeline:
 
     def _all_groups(self) -> Iterable[FeatureGroup]:
         """Return the groups of all sources, each once."""
-        return {_id(group): group for groups in self._groups.values() for group in groups}.values()
+        return {group_id(group): group for groups in self._groups.values() for group in groups}.values()
 
     def _lanes(self, group: FeatureGroup) -> list[int]:
         return [
@@ -204,40 +198,19 @@ class FeaturePipeline:
 
     def _apply(self, batch: EventBatch) -> None:
         """Step 3: all groups that can take the batch now, then what has waited and can be taken with it."""
-        self._pairs.take(batch)
-        self._rows.take(batch)
-        at_once = [group for group in self._groups[batch.source.name] if not self._waits(group, batch)]
-        self._apply_to(at_once, batch)
-        for group in self._groups[batch.source.name]:
-            if group not in at_once:
-                self._waiting[_id(group)].append(WaitingBatch(batch))
+        self._two_sources.take(batch)
+        groups = self._groups[batch.source.name]
+        late = [g for g in groups if self._two_sources.must_wait(g, batch, self._applied_offsets(g))]
+        self._apply_to([group for group in groups if group not in late], batch)
+        for group in late:
+            self._two_sources.wait(group, batch)
         self._apply_waiting(None)
-
-    def _waits(self, group: FeatureGroup, batch: EventBatch) -> bool:
-        """Say whether a group cannot take a batch yet.
-
-        Of a join: after a restart, until the partners of what comes are known. Of an enrichment, events until the
-        broker has been asked where the table ends, which is when the reader is at hand.
-        """
-        origin = group.stream.origin
-        if isinstance(origin, EnrichedStream):
-            return batch.source.name == origin.base.source.name
-        return isinstance(origin, JoinedStream) and bool(
-            self._waiting[_id(group)] or not self._pairs.has_read(origin, self._applied_offsets(group))
-        )
 
     def _apply_waiting(self, reader: BatchReader | None) -> None:
         """Apply what has waited for long enough, group by group in its order; enrichments only with a reader."""
         for group in self._all_groups():
-            waiting = self._waiting.get(_id(group))
-            while waiting and self._can_take(group, waiting[0], reader):
-                self._apply_to([group], waiting.popleft().batch)
-
-    def _can_take(self, group: FeatureGroup, waiting: WaitingBatch, reader: BatchReader | None) -> bool:
-        origin = group.stream.origin
-        if isinstance(origin, EnrichedStream):
-            return reader is not None and self._rows.is_ready(origin, waiting, reader)
-        return isinstance(origin, JoinedStream) and self._pairs.has_read(origin, self._applied_offsets(group))
+            while (ready := self._two_sources.next_ready(group, self._applied_offsets(group), reader)) is not None:
+                self._apply_to([group], ready)
 
     def _apply_to(self, groups: Sequence[FeatureGroup], batch: EventBatch) -> None:
         """Let each group drop what it has applied already, then write all of them at once."""
@@ -247,17 +220,17 @@ class FeaturePipeline:
         side: list[SideWrite] = []
         expiries: dict[bytes, int] = {}
         progress: dict[bytes, Progress] = {}
-        news = {_id(group): self._news(group, batch) for group in groups}
-        behind = [group for group in groups if news[_id(group)]]
+        news = {group_id(group): self._news(group, batch) for group in groups}
+        behind = [group for group in groups if news[group_id(group)]]
         columns = self._columns(behind, batch)
         for group in behind:
             is_of_pairs = isinstance(group.stream.origin, JoinedStream)
             applied = {} if is_of_pairs else self._applied_offsets(group)  # pairs are all new
-            change = self._states[_id(group)].merge(columns[_id(group)], applied, now_us)
+            change = self._states[group_id(group)].merge(columns[group_id(group)], applied, now_us)
             slots.extend(change.slots)
             side += change.side
             expiries |= change.expiries_ms
-            progress |= progress_after(group, self._applied, news[_id(group)], change, now_us)
+            progress |= progress_after(group, self._applied, news[group_id(group)], change, now_us)
             self._metrics.tiles.labels(group.name).inc(change.tiles)
             self._metrics.too_late.labels(group.name).inc(change.too_late)
         if progress:
@@ -265,22 +238,17 @@ class FeaturePipeline:
             self._applied |= progress
             self._measure(batch, began)
 
-    def _columns(self, groups: Collection[FeatureGroup], batch: EventBatch) -> dict[_GroupId, BatchColumns]:
-        """Return, by group, the events of a batch, or the pairs that those not applied make."""
-        found: dict[_GroupId, BatchColumns] = {}
-        wanted = {_id(group) for group in groups} - self._waiting.keys()
+    def _columns(self, groups: Collection[FeatureGroup], batch: EventBatch) -> dict[GroupId, BatchColumns]:
+        """Return, by group, the events of a batch, or what it makes of them with another source's."""
+        found: dict[GroupId, BatchColumns] = {}
+        wanted = {group_id(group) for group in groups if group not in self._two_sources}
         for family in self._families[batch.source.name]:
-            alone = [group for group in family if _id(group) in wanted]
+            alone = [group for group in family if group_id(group) in wanted]
             columns = BatchColumns.by_group(batch.frame, alone)
-            found |= {_id(group): columns[group.name] for group in alone}
+            found |= {group_id(group): columns[group.name] for group in alone}
         for group in groups:
-            origin = group.stream.origin
-            if isinstance(origin, JoinedStream):
-                pairs = self._pairs.pairs(origin, batch, self._applied_offsets(group))
-                found[_id(group)] = BatchColumns.of_made(pairs, group, batch)
-            elif isinstance(origin, EnrichedStream):
-                events = self._rows.enriched(origin, batch)
-                found[_id(group)] = BatchColumns.of_made(events, group, batch)
+            if group in self._two_sources:
+                found[group_id(group)] = self._two_sources.columns(group, batch, self._applied_offsets(group))
         return found
 
     def _applied_offsets(self, group: FeatureGroup) -> dict[int, int]:
@@ -312,8 +280,7 @@ class FeaturePipeline:
             writer.flush()
             del self._buffered_since[name]
             self._log_positions[name] = writer.positions
-            self._pairs.log_moved(self._sources[name])
-            self._rows.log_moved(self._sources[name])
+            self._two_sources.log_moved(self._sources[name])
             self._metrics.flush.labels("offline").observe(self._clock.monotonic() - began)
             self._metrics.log_rows.labels(name).inc(rows)
 
@@ -373,14 +340,6 @@ class FeaturePipeline:
         self._apply_waiting(self._reader)
         self.flush_log()
         self._online.close()
-
-
-_GroupId = tuple[str, int]
-
-
-def _id(group: FeatureGroup) -> _GroupId:
-    """Return its name and version: two versions may be kept up to date side by side."""
-    return group.name, group.version
 
 
 def _others(catalog: Catalog, also: Catalog | None, source: KafkaSource) -> tuple[FeatureGroup, ...]:
