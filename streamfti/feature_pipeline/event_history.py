@@ -16,11 +16,13 @@ from streamfti.clock import from_us
 from streamfti.compute.event_columns import event_times_us
 from streamfti.compute.transformations import LOG_COLUMNS, transformed
 from streamfti.definitions.durations import HOUR_US, MINUTE_US
+from streamfti.definitions.sources import KafkaSource
 from streamfti.definitions.streams import Stream, source_fields
+from streamfti.feature_pipeline.batches import EventBatch
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.snapshot import LogSnapshot
 
-__all__ = ["EventHistory"]
+__all__ = ["EventHistories", "EventHistory"]
 
 _LATE_US = 10 * MINUTE_US
 """An event that is later than this is looked up in the log."""
@@ -164,3 +166,35 @@ def _by_partition(offsets: Mapping[int, int]) -> pl.Expr:
     for partition, offset in offsets.items():
         found = pl.when(pl.col("_partition") == partition).then(pl.lit(offset, pl.Int64)).otherwise(found)
     return found
+
+
+class EventHistories:
+    """The histories of some streams, each found by one key.
+
+    Args:
+        histories: by stream and key.
+    """
+
+    def __init__(self, histories: Mapping[tuple[Stream, tuple[str, ...]], EventHistory]) -> None:
+        self._histories = histories
+
+    def history(self, stream: Stream, key: tuple[str, ...]) -> EventHistory:
+        """Return the history of a stream by a key."""
+        return self._histories[stream, key]
+
+    def take(self, batch: EventBatch) -> None:
+        """Take the events of a batch: from now on they are among those that have been read.
+
+        Raises:
+            FunctionError: if a batch function of a stream fails.
+        """
+        for history in self._of(batch.source):
+            history.take(batch.frame, batch.next_offsets)
+
+    def log_moved(self, source: KafkaSource) -> None:
+        """Learn that the log of a source holds more than before."""
+        for history in self._of(source):
+            history.log_moved()
+
+    def _of(self, source: KafkaSource) -> Iterator[EventHistory]:
+        return (history for (stream, _), history in self._histories.items() if stream.source.name == source.name)

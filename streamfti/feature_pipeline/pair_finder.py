@@ -14,10 +14,9 @@ from streamfti.compute.event_columns import event_times_us
 from streamfti.compute.joins import joined
 from streamfti.compute.transformations import transformed
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.definitions.sources import KafkaSource
 from streamfti.definitions.streams import JoinedStream, Stream
 from streamfti.feature_pipeline.batches import EventBatch
-from streamfti.feature_pipeline.event_history import EventHistory
+from streamfti.feature_pipeline.event_history import EventHistories, EventHistory
 from streamfti.stores.offline.log import OfflineLog
 
 __all__ = ["PairFinder"]
@@ -26,7 +25,7 @@ Lanes = Mapping[int, int]
 """By lane, the offset after the last event applied."""
 
 
-class PairFinder:
+class PairFinder(EventHistories):
     """Finds the pairs of some joins.
 
     Args:
@@ -40,26 +39,7 @@ class PairFinder:
         for join in joins:
             for side in (join.left, join.right):
                 within_us[side, join.on] = max(join.within_us, within_us.get((side, join.on), 0))
-        self._histories = {
-            (side, key): EventHistory(side, key, reach_us, log) for (side, key), reach_us in within_us.items()
-        }
-
-    def take(self, batch: EventBatch) -> None:
-        """Take the events of a batch: from now on they are among those that have been read.
-
-        Raises:
-            FunctionError: if a batch function of a side fails.
-        """
-        for history in self._of(batch.source):
-            history.take(batch.frame, batch.next_offsets)
-
-    def log_moved(self, source: KafkaSource) -> None:
-        """Learn that the log of a source holds more than before."""
-        for history in self._of(source):
-            history.log_moved()
-
-    def _of(self, source: KafkaSource) -> Iterable[EventHistory]:
-        return (history for (side, _), history in self._histories.items() if side.source.name == source.name)
+        super().__init__({(side, key): EventHistory(side, key, us, log) for (side, key), us in within_us.items()})
 
     def has_read(self, join: JoinedStream, applied: Lanes) -> bool:
         """Say whether all that had been applied has been read: then every partner of what comes can be found.
@@ -73,7 +53,7 @@ class PairFinder:
         return True
 
     def _history(self, join: JoinedStream, side: Stream) -> EventHistory:
-        return self._histories[side, join.on]
+        return self.history(side, join.on)
 
     def pairs(self, join: JoinedStream, batch: EventBatch, applied: Lanes) -> pl.DataFrame:
         """Return the pairs of a batch's events that are not applied, with those that are and with each other.

@@ -16,10 +16,9 @@ from streamfti.compute.enrichment import enriched
 from streamfti.compute.event_columns import event_times_us
 from streamfti.compute.transformations import transformed
 from streamfti.definitions.groups import FeatureGroup
-from streamfti.definitions.sources import KafkaSource
 from streamfti.definitions.streams import EnrichedStream
 from streamfti.feature_pipeline.batches import EventBatch
-from streamfti.feature_pipeline.event_history import EventHistory
+from streamfti.feature_pipeline.event_history import EventHistories, EventHistory
 from streamfti.feature_pipeline.runner import BatchReader
 from streamfti.stores.offline.log import OfflineLog
 from streamfti.stores.offline.schema import frame_schema
@@ -36,7 +35,7 @@ class WaitingBatch:
     """By partition of the table, up to where it must have been read; empty before that has been asked."""
 
 
-class RowFinder:
+class RowFinder(EventHistories):
     """Finds the rows of some enrichments. All versions of all rows are in memory.
 
     Args:
@@ -47,24 +46,7 @@ class RowFinder:
     def __init__(self, groups: Iterable[FeatureGroup], log: OfflineLog) -> None:
         origins = (group.stream.origin for group in groups)
         sides = dict.fromkeys((o.table, o.on) for o in origins if isinstance(o, EnrichedStream))
-        self._histories = {(table, key): EventHistory(table, key, None, log) for table, key in sides}
-
-    def take(self, batch: EventBatch) -> None:
-        """Take the rows of a batch: from now on they are among those that have been read.
-
-        Raises:
-            FunctionError: if a batch function of a table fails.
-        """
-        for history in self._of(batch.source):
-            history.take(batch.frame, batch.next_offsets)
-
-    def log_moved(self, source: KafkaSource) -> None:
-        """Learn that the log of a source holds more than before."""
-        for history in self._of(source):
-            history.log_moved()
-
-    def _of(self, source: KafkaSource) -> Iterable[EventHistory]:
-        return (history for (table, _), history in self._histories.items() if table.source.name == source.name)
+        super().__init__({(table, key): EventHistory(table, key, None, log) for table, key in sides})
 
     def is_ready(self, stream: EnrichedStream, waiting: WaitingBatch, reader: BatchReader) -> bool:
         """Say whether all rows have been taken that a batch may need; the first time, ask where the table ends.
@@ -75,7 +57,7 @@ class RowFinder:
         topic = stream.table.source.topic
         if not waiting.ends:
             waiting.ends = reader.end_offsets(topic)
-        taken = self._histories[stream.table, stream.on].positions
+        taken = self.history(stream.table, stream.on).positions
         reached = reader.reached(topic)
         return all(
             taken.get(partition, 0) >= end
@@ -89,7 +71,7 @@ class RowFinder:
         Raises:
             FunctionError: if a batch function fails.
         """
-        history = self._histories[stream.table, stream.on]
+        history = self.history(stream.table, stream.on)
         source = stream.base.source
         is_of_base = batch.source.name == source.name
         events = transformed(
